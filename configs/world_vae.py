@@ -1,0 +1,55 @@
+"""The VAE of the default model, on the captioned world.
+
+    python -m vjax.train configs/world_vae.py
+
+About 25 minutes on three cores: PSNR of held-out clips 34 dB and more.
+"""
+
+from vjax.config import (
+    Bucket,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    VAEConfig,
+    VAELossConfig,
+)
+
+
+def get_config() -> RunConfig:
+    return RunConfig(
+        name="world_vae",
+        trains="vae",
+        model=ModelConfig(
+            name="world_vae",
+            vae=VAEConfig(
+                base_dim=24,
+                decoder_base_dim=40,
+                z_dim=24,
+                dim_mult=(1, 2, 2),
+                num_res_blocks=1,
+                temporal_downsample=(True, True),
+                patch_size=4,
+                mid_attention=False,
+            ),
+            fps=16,
+            frames=33,
+            height=96,
+            width=96,
+            max_frames=65,
+        ),
+        data=DataConfig(
+            buckets=(
+                Bucket(frames=5, height=96, width=96, crop=64, batch=12, weight=0.75),
+                Bucket(frames=13, height=96, width=96, crop=64, batch=5, weight=0.25),
+            ),
+        ),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=2e-3, warmup=40, ema=0.998, decay_from=0.6
+        ),
+        vae_loss=VAELossConfig(kl=1e-3, edges=1.0, equivariance=0.1),
+        steps=1500,
+        log_every=50,
+        checkpoint_every=300,
+        sample_every=600,
+    )

@@ -1,0 +1,32 @@
+"""What every test stands on: eight CPU devices, no rank promotion, and checked annotations."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _flags:
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+
+# Commands restart themselves once to set this (vjax/runtime.py), a test run must not.
+os.environ.setdefault("GLIBC_TUNABLES", "")
+
+# One compile cache per run, shared by its worker processes, which inherit the variable.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="vjax-test-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+from beartype import BeartypeConf, beartype  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes and types of everything in vjax are checked at each call, from its first import on. As
+# type checkers do, `float` takes an int.
+typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+install_import_hook("vjax", f"{__name__}.typechecked")

@@ -1,0 +1,238 @@
+"""The oracle is right about ground truth, stays right when it is blurred, and sees failures."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from vjax.data import oracle, world
+
+FLAT = ("color", "shape", "motion", "background", "count", "camera", "cut", "style")
+
+
+def _one(shape: str, color: str, motion: str, background: str = "black") -> world.Facts:
+    return world.Facts((world.Shot((world.Thing(shape, color, motion),), background),))
+
+
+def _draw(facts: world.Facts, seed: int = 0, frames: int = 33, side: int = 64) -> np.ndarray:
+    return world.render(facts, seed, frames=frames, height=side, width=side)
+
+
+def _degraded(video: np.ndarray, seed: int) -> np.ndarray:
+    """As from a small model: half the resolution, mixed in time, noisy, off in colour."""
+    rng = np.random.default_rng(seed)
+    frames = ndimage.zoom(video.astype(np.float32), (1, 0.5, 0.5, 1), order=1)
+    frames = ndimage.gaussian_filter(frames, (0.5, 0.3, 0.3, 0))
+    frames = ndimage.zoom(frames, (1, 2, 2, 1), order=1)
+    frames = frames * rng.uniform(0.95, 1.05, 3) + rng.uniform(-8, 8, 3)
+    frames = frames + rng.normal(0, 4, frames.shape)
+    return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
+
+
+def _scores(clips, degrade: bool = False) -> tuple[dict[str, float], collections.Counter]:
+    right, total = collections.Counter(), collections.Counter()
+    for seed, (video, facts) in enumerate(clips):
+        reading = oracle.read(_degraded(video, seed) if degrade else video)
+        for key, value in oracle.agree(facts, reading).items():
+            right[key] += value
+            total[key] += 1
+    return {key: right[key] / total[key] for key in total}, total
+
+
+def _flat_clips(seeds: range, sizes: list[tuple[int, int, int]]):
+    for seed in seeds:
+        frames, height, width = sizes[seed % len(sizes)]
+        rng = np.random.default_rng((seed, 0))
+        facts = world.sample_facts(rng, (frames - 1) / 16, "any")
+        facts = dataclasses.replace(facts, style="flat")
+        yield (
+            world.render(facts, (seed, 1), frames=frames, height=height, width=width),
+            facts,
+        )
+
+
+def test_ground_truth_is_read_right():
+    sizes = [(33, 96, 96), (17, 96, 96), (33, 64, 112), (33, 112, 64), (25, 80, 80)]
+    scores, total = _scores(_flat_clips(range(9000, 9100), sizes))
+    assert total["relation"] >= 10
+    for key in FLAT:
+        assert scores[key] >= 0.98, (key, scores)
+    assert scores["relation"] >= 0.9, scores
+    assert scores["all"] >= 0.95, scores
+
+
+def test_degraded_clips_are_read_right():
+    scores, _ = _scores(_flat_clips(range(9200, 9240), [(33, 96, 96)]), degrade=True)
+    for key in FLAT:
+        assert scores[key] >= 0.95, (key, scores)
+
+
+@pytest.mark.parametrize("style", ["outline", "neon", "pixel"])
+def test_styles_are_read(style):
+    clips = []
+    for seed in range(24):
+        rng = np.random.default_rng((seed, 6))
+        thing = world.sample_thing(rng, split="any")
+        shot = world.Shot((thing,), str(rng.choice(world.BACKGROUNDS)))
+        facts = world.Facts((shot,), style)
+        clips.append((world.render(facts, seed, frames=17, height=96, width=96), facts))
+    scores, _ = _scores(clips)
+    for key in ("color", "shape", "style", "background"):
+        assert scores[key] >= 0.93, (key, scores)
+
+
+def test_rare_events_are_read():
+    """Walls and cameras, of which a random sample holds few."""
+    clips = []
+    for seed, (shape, color) in enumerate(zip(world.SHAPES, world.COLORS, strict=False)):
+        for way in ("left", "right"):
+            shot = world.Shot((world.Thing(shape, color, way),), "sky", wall=True)
+            clips.append((_draw(world.Facts((shot,)), seed, side=96), world.Facts((shot,))))
+    for seed, camera in enumerate(world.CAMERAS):
+        for background in ("sky", "sunset", "night", "grass"):
+            shot = world.Shot((world.Thing("star", "red", "still"),), background, camera=camera)
+            clips.append((_draw(world.Facts((shot,)), seed, side=96), world.Facts((shot,))))
+    scores, total = _scores(clips)
+    assert total["permanence"] == 12
+    assert scores["permanence"] == 1.0, scores
+    assert scores["camera"] == 1.0, scores
+    assert scores["all"] >= 0.95, scores
+
+
+def test_tracks_and_radius_are_in_pixels():
+    facts = _one("circle", "red", "right")
+    video = _draw(facts, 1, side=96)
+    thing = oracle.read(video).shots[0].things[0]
+    cover = (video[..., 0].astype(float) - 8) / (230 - 8)
+    x = (cover * (np.arange(96) + 0.5)).sum(axis=(1, 2)) / cover.sum(axis=(1, 2))
+    np.testing.assert_allclose(thing.centroid[:, 0], x, atol=0.3)
+    np.testing.assert_allclose(thing.radius, np.sqrt(cover.sum(axis=(1, 2)) / np.pi), rtol=0.05)
+    np.testing.assert_allclose(oracle.track(video, "red"), thing.centroid)
+    assert np.isnan(oracle.track(video, "blue")).all()
+    assert oracle.largest_step(thing.centroid) == pytest.approx(np.diff(x).max(), abs=0.3)
+    # A jump shows as the largest step.
+    jumped = np.concatenate([video[:8], video[20:]])
+    assert oracle.largest_step(oracle.track(jumped)) > 3 * np.diff(x).max()
+
+
+def _paint(ink: np.ndarray, color: str = "red") -> np.ndarray:
+    """Frames with the ink [T, H, W] in a colour on black."""
+    black, value = np.array([8.0, 8.0, 10.0]), np.array(world.COLORS[color])
+    return (black + ink[..., None] * (value - black) + 0.5).astype(np.uint8)
+
+
+def _ink(shape: str, frames: int = 33, side: int = 64, radius: float = 12.0) -> np.ndarray:
+    x, y = np.meshgrid(*[(np.arange(side) + 0.5 - side / 2) / radius] * 2)
+    ink = np.clip(0.5 - radius * world._distance(shape, x, y), 0, 1)
+    return np.repeat(ink[None], frames, axis=0)
+
+
+def test_a_blob_is_no_star():
+    """Random blobs are called by no name, or by that of a circle when they are nearly round."""
+    rng = np.random.default_rng(0)
+    named = []
+    for _ in range(20):
+        theta = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+        edge = np.ones(360)
+        for wave in range(2, 6):
+            phase = rng.uniform(0, 2 * np.pi)
+            edge += rng.uniform(0.08, 0.16) * np.cos(wave * theta + phase)
+        x, y = np.meshgrid(*[np.arange(64) + 0.5 - 32] * 2)
+        at = (np.arctan2(y, x) % (2 * np.pi) / (2 * np.pi) * 360).astype(int) % 360
+        ink = np.clip(0.5 - (np.hypot(x, y) - 12 * edge[at]), 0, 1)
+        video = _paint(np.repeat(ink[None], 17, axis=0))
+        named.append(oracle.read(video).shots[0].things[0].shape)
+    assert sum(name == "star" for name in named) == 0, named
+    assert sum(name == oracle.UNKNOWN for name in named) >= 14, named
+
+
+def test_a_shape_that_morphs_is_unknown():
+    share = np.linspace(0, 1, 33)[:, None, None]
+    for first, second in (("star", "circle"), ("square", "triangle"), ("ring", "circle")):
+        ink = (1 - share) * _ink(first) + share * _ink(second)
+        assert oracle.read(_paint(ink)).shots[0].things[0].shape == oracle.UNKNOWN
+    assert oracle.read(_paint(_ink("star"))).shots[0].things[0].shape == "star"
+
+
+def test_a_colour_that_changes_is_unknown():
+    video = np.concatenate([_paint(_ink("star", 16), "red"), _paint(_ink("star", 17), "blue")])
+    reading = oracle.read(video).shots[0]
+    assert reading.count == 1
+    assert reading.things[0].color == oracle.UNKNOWN
+    teal = _paint(_ink("star"), "red")[..., [2, 0, 0]]
+    assert oracle.read(teal).shots[0].things[0].color == oracle.UNKNOWN
+
+
+def test_what_the_wall_gives_back_has_to_be_the_same():
+    def passing(shape: str, color: str) -> np.ndarray:
+        shot = world.Shot((world.Thing(shape, color, "right"),), "sky", wall=True)
+        return world.render(world.Facts((shot,)), 3, frames=33, height=96, width=96)
+
+    same, other_color, other_shape = (
+        passing(*thing) for thing in (("star", "red"), ("star", "blue"), ("circle", "red"))
+    )
+    middle = next(
+        t for t in range(33) if oracle.track(same)[t, 0] > 48 or np.isnan(oracle.track(same)[t, 0])
+    )
+    assert oracle.read(same).shots[0].permanence is True
+    for other in (other_color, other_shape):
+        swapped = np.concatenate([same[:middle], other[middle:]])
+        assert oracle.read(swapped).shots[0].permanence is False
+    # It is not permanence to vanish, or to pass in front.
+    vanished = np.concatenate([same[:middle], np.repeat(same[middle : middle + 1], 9, axis=0)])
+    assert oracle.read(vanished).shots[0].permanence is False
+
+
+def test_more_things_than_asked_are_counted():
+    facts = _one("circle", "red", "still")
+    one = _ink("circle", radius=7.0)
+    two = np.maximum(np.roll(one, -16, axis=2), np.roll(one, 16, axis=2))
+    three = np.maximum(two, np.roll(one, 18, axis=1))
+    for ink, count in ((one, 1), (two, 2), (three, 3), (one * 0, 0)):
+        reading = oracle.read(_paint(ink))
+        assert reading.shots[0].count == count
+        assert oracle.agree(facts, reading)["count"] == (count == 1)
+    assert not oracle.agree(facts, oracle.read(_paint(one * 0)))["all"]
+
+
+def test_flicker_and_wobble_are_measured():
+    video = _draw(_one("circle", "red", "still", "sky"))
+    calm = oracle.read(video).shots[0]
+    rng = np.random.default_rng(0)
+    shaken = np.clip(video + rng.integers(-6, 7, (33, 1, 1, 1)), 0, 255).astype(np.uint8)
+    wild = oracle.read(shaken).shots[0]
+    assert calm.flicker == 0
+    assert 2 < wild.flicker < 10
+    assert wild.background == "sky"
+    assert wild.camera == "static"
+    radius = 12 + rng.uniform(-1.2, 1.2, 33)
+    pulsing = np.concatenate([_ink("circle", 1, radius=r) for r in radius])
+    assert calm.things[0].wobble < 0.005
+    assert oracle.read(_paint(pulsing)).shots[0].things[0].wobble > 0.05
+
+
+def test_wrong_answers_are_told_apart():
+    """Every single fact that is asked for wrongly is found wrong, and only that one."""
+    asked = _one("star", "red", "right", "night")
+    reading = oracle.read(_draw(asked, 2, side=96))
+    assert all(oracle.agree(asked, reading).values())
+    thing = asked.shots[0].things[0]
+    for key, value in (("shape", "circle"), ("color", "pink"), ("motion", "spins")):
+        shot = dataclasses.replace(
+            asked.shots[0], things=(dataclasses.replace(thing, **{key: value}),)
+        )
+        result = oracle.agree(world.Facts((shot,)), reading)
+        assert [k for k, right in result.items() if not right] == [key, "all"]
+    other = dataclasses.replace(asked.shots[0], background="black")
+    result = oracle.agree(world.Facts((other,)), reading)
+    assert [k for k, right in result.items() if not right] == ["background", "all"]
+
+
+def test_a_single_frame_has_no_motion():
+    facts = _one("cross", "green", "left", "sunset")
+    result = oracle.agree(facts, oracle.read(_draw(facts, frames=1, side=96)))
+    assert "motion" not in result
+    assert "camera" not in result
+    assert all(result.values())

@@ -1,0 +1,285 @@
+import dataclasses
+import functools
+import io
+import itertools
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from rich.console import Console
+
+from vjax import flow, models, progress, sampler, solvers
+from vjax.config import DiTConfig
+
+B, T, H, W, C = 2, 3, 4, 4, 4
+
+
+def normal(*shape, seed=0):
+    # Not jax.random, which compiles for every shape.
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+NOISE, SOURCE = normal(B, T, H, W, C), normal(B, T, H, W, C, seed=1)
+TIMES = flow.schedule(4, 2.0)
+ALL = [solvers.EULER, solvers.HEUN, solvers.UNIPC]
+
+
+def condition(strength=0.0, batch=B, **changes):
+    """A request of which everything is known to a degree; one strength, or one for each frame."""
+    text = normal(2, batch, 5, 6, seed=2)
+    strength = np.broadcast_to(np.float32(strength), (T,)).reshape(1, T, 1, 1, 1)
+    fields = {
+        "source": normal(batch, T, H, W, C, seed=1),
+        "strength": np.broadcast_to(strength, (batch, T, 1, 1, 1)),
+        "anchors": np.zeros((batch, 0, H, W, C), np.float32),
+        "positions": np.broadcast_to(np.arange(T, dtype=np.float32), (batch, T)),
+        "anchor_positions": np.zeros((batch, 0), np.float32),
+        "text": text[0],
+        "negative": text[1],
+    }
+    fields = {name: jnp.asarray(value) for name, value in (fields | changes).items()}
+    return sampler.Condition(**fields)
+
+
+def toy_velocity(latents, t, text, positions, anchors, anchor_positions):
+    """Depends on all that a network depends on, and mixes the tokens of a sample."""
+    t = t[:, :, None, None, None] if t.ndim == 2 else t[..., None]
+    mean = latents.mean(axis=(1, 2, 3, 4), keepdims=True)
+    words = text.mean(axis=(1, 2))[:, None, None, None, None]
+    return jnp.sin(latents + t) + mean + words + 0.1 * positions[:, :, None, None, None]
+
+
+@functools.partial(jax.jit, static_argnames=("velocity", "solver"))
+def sample(condition, noise, times, guidance=None, *, velocity=toy_velocity, solver):
+    scale = 1.0 if guidance is None else guidance
+    return sampler.sample(velocity, condition, noise, times, solver=solver, guidance=scale)
+
+
+@pytest.mark.parametrize("solver", ALL, ids=lambda solver: solver.name)
+def test_the_loop_equals_a_python_loop_with_the_rule_written_out(solver):
+    known = condition([1.0, 0.0, 0.0] if solver.needs_one_clock else [1.0, 0.35, 0.0])
+    strength = np.broadcast_to(known.strength, (B, T, H, W, 1))
+
+    def own(t):
+        return jnp.minimum(t, 1 - strength)
+
+    def keep(x):
+        return jnp.where(strength == 1, known.source, x)
+
+    def velocity(x, t):
+        t = own(t) if solver.needs_one_clock else t
+        return toy_velocity(keep(x), t[..., 0], known.text, known.positions, None, None)
+
+    tau = own(TIMES[0])
+    state = solver.init((1 - tau) * known.source + tau * NOISE)
+    for t, t_next in itertools.pairwise(TIMES):
+        pair = (t, t_next) if solver.needs_one_clock else (own(t), own(t_next))
+        state = solver.step(state, velocity, *pair)
+
+    latents = sample(known, NOISE, TIMES, solver=solver)
+    np.testing.assert_allclose(latents, keep(state.x), atol=1e-5)
+    # Frame by frame or latent by latent, a strength means the same.
+    dense = dataclasses.replace(known, strength=jnp.asarray(strength))
+    np.testing.assert_allclose(sample(dense, NOISE, TIMES, solver=solver), latents, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ALL, ids=lambda solver: solver.name)
+def test_known_tokens_come_back_bit_for_bit_whatever_the_network_says(solver):
+    def wild(latents, t, text, **known):
+        # What a network says about known tokens is not trained, and may be anything.
+        at_zero = t[:, :, None, None, None] == 0
+        return jnp.where(at_zero, jnp.nan, toy_velocity(jnp.nan_to_num(latents), t, text, **known))
+
+    source = SOURCE.at[0, 0, 0, 0, 0].set(-0.0)
+    known = condition([1.0, 0.0, 1.0], source=source)
+    latents = np.asarray(sample(known, NOISE, TIMES, velocity=wild, solver=solver))
+    for frame in (0, 2):
+        assert latents[:, frame].tobytes() == np.asarray(source[:, frame]).tobytes()
+    assert np.all(np.isfinite(latents))
+    assert np.abs(latents[:, 1] - source[:, 1]).min() > 0
+
+
+def test_a_partial_strength_departs_from_its_point_of_the_path_and_waits_there():
+    known = condition([0.6, 0.2, 0.0])
+    seen = []
+
+    def velocity(latents, t, text, **known):
+        jax.debug.callback(lambda x, t: seen.append((x, t)), latents, t, ordered=True)
+        return jnp.ones_like(latents)
+
+    latents = sample(known, NOISE, flow.schedule(4), velocity=velocity, solver=solvers.EULER)
+    jax.effects_barrier()
+    expected = [[0.4, 0.8, 1.0], [0.4, 0.75, 0.75], [0.4, 0.5, 0.5], [0.25, 0.25, 0.25]]
+    np.testing.assert_allclose([t[0] for _, t in seen], expected, atol=1e-6)
+    for x, tau in zip([x for x, _ in seen], expected, strict=True):
+        tau = np.array(tau)[None, :, None, None, None]
+        departure = np.array([0.4, 0.8, 1.0])[None, :, None, None, None]
+        start = (1 - departure) * SOURCE + departure * NOISE
+        np.testing.assert_allclose(x, start - (departure - tau), atol=1e-5)
+    np.testing.assert_allclose(latents, start - departure, atol=1e-5)
+
+
+def test_the_network_gets_the_time_of_each_frame_or_of_each_latent():
+    shapes = []
+
+    def velocity(latents, t, text, **known):
+        shapes.append(t.shape)
+        return latents
+
+    mask = jnp.zeros((B, T, H, W, 1)).at[:, :, :2].set(1.0)
+    for known in (condition(), dataclasses.replace(condition(), strength=mask)):
+        sample(known, NOISE, TIMES, velocity=velocity, solver=solvers.EULER)
+    assert set(shapes) == {(B, T), (B, T, H, W)}
+
+
+def test_guidance_is_one_call_on_pairs_and_off_at_one():
+    batches = []
+
+    def velocity(latents, t, text, positions, **known):
+        batches.append(latents.shape[0])
+        return toy_velocity(latents, t, text, positions, None, None)
+
+    known, scale = condition([1.0, 0.0, 0.0]), 3.0
+    guided = sample(known, NOISE, TIMES, scale, velocity=velocity, solver=solvers.EULER)
+    assert set(batches) == {2 * B}
+
+    state = sampler.start(known, NOISE, TIMES[0], solver=solvers.EULER)
+    for t, t_next in itertools.pairwise(TIMES):
+        tau, tau_next = (jnp.minimum(time, 1 - known.strength) for time in (t, t_next))
+        at = (tau[..., 0, 0, 0], known.text, known.positions, None, None)
+        negative = (at[0], known.negative, *at[2:])
+        with_text, without = (toy_velocity(state.x, *args) for args in (at, negative))
+        v = without + scale * (with_text - without)
+        state = solvers.OneStep(state.x + (tau_next - tau) * v)
+    np.testing.assert_allclose(guided, state.x, atol=1e-5)
+
+    batches.clear()
+    plain = sample(known, NOISE, TIMES, velocity=velocity, solver=solvers.EULER)
+    assert set(batches) == {B}
+    one = sample(known, NOISE, TIMES, 1.0, velocity=velocity, solver=solvers.EULER)
+    np.testing.assert_allclose(plain, one, atol=1e-5)
+
+
+def gaussian_velocity(latents, t, text, **known):
+    mean, std, t = 0.7, 0.4, t[:, :, None, None, None]
+    variance = (1 - t) ** 2 * std**2 + t**2
+    return (t - (1 - t) * std**2) / variance * (latents - (1 - t) * mean) - mean
+
+
+@pytest.mark.parametrize("solver", ALL, ids=lambda solver: solver.name)
+def test_samples_have_the_mean_and_deviation_of_the_data(solver):
+    noise = normal(64, T, H, W, C)
+    latents = sample(
+        condition(batch=64), noise, flow.schedule(64), velocity=gaussian_velocity, solver=solver
+    )
+    # Against the noise's own moments, so that 12,288 numbers do not blur the picture.
+    tolerance = 0.02 if solver is solvers.EULER else 0.001
+    np.testing.assert_allclose(latents.mean(), 0.7 + 0.4 * noise.mean(), atol=tolerance)
+    np.testing.assert_allclose(latents.std(), 0.4 * noise.std(), atol=tolerance)
+
+
+def test_multistep_solvers_refuse_strengths_between():
+    between = np.array([0.0, 0.4, 1.0])
+    with pytest.raises(ValueError, match=r"unipc.*0.4: use euler or heun"):
+        sampler.check(solvers.UNIPC, between)
+    sampler.check(solvers.UNIPC, between[[0, 2]])
+    sampler.check(solvers.HEUN, between)
+    with pytest.raises(ValueError, match=r"from -0.5 to 1"):
+        sampler.check(solvers.EULER, between - np.array([0.5, 0, 0]))
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def advance(condition, state, begin, end):
+    return sampler.advance(
+        toy_velocity, condition, state, TIMES, begin, end, solver=solvers.UNIPC, guidance=2.0
+    )
+
+
+def start(known):
+    return sampler.start(known, NOISE, TIMES[0], solver=solvers.UNIPC)
+
+
+def test_pieces_are_one_executable_and_give_the_same_bytes():
+    known, steps = condition([1.0, 0.0, 0.0]), TIMES.size - 1
+    whole = advance(known, start(known), np.int32(0), np.int32(steps))
+    heard = []
+    pieces = progress.run(
+        functools.partial(advance, known), start(known), steps, on_step=heard.append
+    )
+    assert heard == [1, 2, 3, 4]
+    free = progress.run(functools.partial(advance, known), start(known), steps)
+    assert whole.x.tobytes() == pieces.x.tobytes() == free.x.tobytes()
+    assert advance._cache_size() == 1
+    # A program that calls the host back is not kept between processes.
+    assert "callback" not in advance.lower(known, start(known), np.int32(0), np.int32(1)).as_text()
+
+
+def test_a_caller_stops_the_run_and_ctrl_c_does():
+    calls = []
+
+    def counted(state, begin, end):
+        calls.append((int(begin), int(end)))
+        return state
+
+    with pytest.raises(progress.Cancelled, match="after 2 of 50"):
+        progress.run(counted, 0.0, 50, on_step=lambda step: step == 2)
+    assert calls == [(0, 1), (1, 2)]
+
+    calls.clear()
+    pressed = threading.Event()
+
+    def slow(state, begin, end):
+        calls.append(int(begin))
+        if not pressed.is_set():
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            pressed.set()
+        threading.Event().wait(0.2)
+        return state
+
+    with pytest.raises(KeyboardInterrupt):
+        progress.run(slow, 0.0, 50)
+    assert calls == [0]
+
+
+def test_a_bar_is_drawn_on_a_terminal_only():
+    def counted(state, begin, end):
+        return state
+
+    for terminal in (True, False):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=80)
+        progress.run(counted, 0.0, 7, description="denoising", console=console)
+        assert ("denoising" in screen.getvalue() and "7/7" in screen.getvalue()) == terminal
+
+
+def test_sharded_over_eight_devices_equals_unsharded_without_moving_samples():
+    config = DiTConfig(
+        width=16, depth=2, heads=2, head_dim=8, ffn=32, in_channels=C, out_channels=C,
+        text_width=6, anchors=True,
+    )  # fmt: skip
+    # Not as initialised: the head starts at zero, which no error could show through.
+    params = jax.tree.map(lambda x: 0.3 * normal(*x.shape), models.abstract(config))
+    anchors = {"anchors": jnp.ones((8, 1, H, W, C)), "anchor_positions": jnp.full((8, 1), 7.0)}
+    known = condition([1.0, 0.4, 0.0], batch=8, **anchors)
+    noise = normal(8, T, H, W, C)
+
+    @jax.jit
+    def run(params, known, noise):
+        network = models.bind(config, params)
+        return sampler.sample(network, known, noise, TIMES, solver=solvers.EULER, guidance=4.0)
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    batch, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    spread = (jax.device_put(params, everywhere), *jax.device_put((known, noise), batch))
+    expected = np.asarray(run(params, known, noise))
+    assert np.std(expected[:, 2]) > 0.1
+    program = run.lower(*spread).compile()
+    np.testing.assert_allclose(program(*spread), expected, atol=1e-5)
+    for collective in ("all-to-all", "collective-permute", "all-gather"):
+        assert collective not in program.as_text()

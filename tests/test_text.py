@@ -1,0 +1,112 @@
+"""TextEncoder against transformers' UMT5 and T5 encoders; byte ids."""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vjax import models
+from vjax.config import TextConfig
+from vjax.models.text import tokenize_bytes
+
+DATA = pathlib.Path(__file__).parent / "data"
+UMT5 = TextConfig(vocab=128, width=32, depth=2, heads=4, head_dim=8, ffn=64)
+BYTES = TextConfig(vocab=259, width=32, depth=2, heads=2, head_dim=16, ffn=48, max_length=24)
+LAYER = {
+    "layer.0.layer_norm": ("attention_norm", "scale"),
+    "layer.0.SelfAttention.q": ("q", "kernel"),
+    "layer.0.SelfAttention.k": ("k", "kernel"),
+    "layer.0.SelfAttention.v": ("v", "kernel"),
+    "layer.0.SelfAttention.o": ("o", "kernel"),
+    "layer.0.SelfAttention.relative_attention_bias": ("relative_bias", None),
+    "layer.1.layer_norm": ("ffn_norm", "scale"),
+    "layer.1.DenseReluDense.wi_0": ("gate", "kernel"),
+    "layer.1.DenseReluDense.wi_1": ("up", "kernel"),
+    "layer.1.DenseReluDense.wo": ("down", "kernel"),
+}
+
+
+def t5_params(arrays, config: TextConfig) -> dict:
+    layers = {}
+    for theirs, (ours, leaf) in LAYER.items():
+        stack = [
+            arrays[name]
+            for i in range(config.depth)
+            if (name := f"param/encoder.block.{i}.{theirs}.weight") in arrays
+        ]
+        stack = np.stack([x.T for x in stack] if leaf == "kernel" else stack)
+        layers[ours] = {leaf: stack} if leaf else stack
+    params = {
+        "embedding": arrays["param/shared.weight"],
+        "layers": layers,
+        "norm": {"scale": arrays["param/encoder.final_layer_norm.weight"]},
+    }
+    if not config.per_layer_bias:
+        params["relative_bias"] = layers.pop("relative_bias")[0]
+    return params
+
+
+def encode(config, params, ids, mask):
+    return jax.jit(lambda p, i, m: models.bind(config, p)(i, m))(params, ids, mask)
+
+
+@pytest.mark.parametrize("family", ["umt5", "t5"])
+def test_equals_transformers(family):
+    config = dataclasses.replace(UMT5, per_layer_bias=family == "umt5")
+    with np.load(DATA / f"{family}_encoder.npz") as arrays:
+        arrays = dict(arrays)
+    mask = arrays["mask"]
+    ours = encode(config, t5_params(arrays, config), arrays["ids"], mask)
+    theirs = arrays["hidden"] * mask[:, :, None]
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    assert not np.any(ours[~mask])
+
+
+def test_padding_changes_nothing():
+    params = models.init(BYTES, jax.random.key(0))
+    short, long = tokenize_bytes(["a red ball"], 12), tokenize_bytes(["a red ball"], 24)
+    np.testing.assert_allclose(
+        encode(BYTES, params, *long)[:, :12], encode(BYTES, params, *short), atol=1e-5
+    )
+
+
+def test_every_parameter_is_trained():
+    params = models.init(BYTES, jax.random.key(0))
+    ids, mask = map(jnp.asarray, tokenize_bytes(["a red ball", "two blue squares"], 24))
+    out = encode(BYTES, params, ids, mask)
+    assert 0.5 < float(jnp.std(out[mask])) < 2
+    target = jax.random.normal(jax.random.key(1), out.shape)
+    grads = jax.grad(lambda p: jnp.sum(models.bind(BYTES, p)(ids, mask) * target))(params)
+    for path, grad in jax.tree.leaves_with_path(grads):
+        assert np.any(grad), path
+
+
+def test_published_size():
+    shapes = jax.tree.leaves(models.abstract(TextConfig()))
+    # UMT5-XXL: 24 layers, and one table of positions in each.
+    assert sum(math.prod(x.shape) for x in shapes) / 1e9 == pytest.approx(5.6809, abs=1e-4)
+
+
+def test_bytes_round_trip():
+    texts = ["", "a red ball", "ein grüner Würfel", "赤い球 🔴"]
+    ids, mask = tokenize_bytes(texts, 40)
+    assert ids.dtype == np.int32
+    assert ids.shape == mask.shape == (4, 40)
+    for text, row, keep in zip(texts, ids, mask, strict=True):
+        kept = row[keep]
+        assert kept[-1] == 1
+        assert not np.any(row[~keep])
+        assert bytes((kept[:-1] - 3).astype(np.uint8)).decode() == text
+    assert ids[1, :3].tolist() == [100, 35, 117]  # ByT5's ids of "a r"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(6, "ab赤"), (7, "ab赤"), (8, "ab赤"), (9, "ab赤い")])
+def test_cut_between_characters(length, kept):
+    ids, mask = tokenize_bytes(["ab赤い球"], length)
+    used = ids[0][mask[0]]
+    assert used[-1] == 1
+    assert bytes((used[:-1] - 3).astype(np.uint8)).decode() == kept

@@ -1,0 +1,340 @@
+"""Files keep their pictures, their timing and their settings, or say in a sentence why not."""
+
+import json
+import os
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from vjax import video
+from vjax.video import MediaError
+
+KINDS = [".mp4", ".webm", ".gif", ".webp"]
+SETTINGS = {
+    "prompt": '日本 "a" = b; # \\ [x]\n😀',
+    "seed": 2**40,
+    "guidance": 0.1,
+    "of": [None, True],
+}
+
+
+def ramp(count: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frames that tell their own number: red is 7 times it. Few enough colours for a gif."""
+    frames = np.zeros((count, height, width, 3), np.uint8)
+    frames[..., 0] = 7 * np.arange(count)[:, None, None]
+    frames[..., 1] = (40 + np.arange(height) // 12 * 40)[None, :, None]
+    frames[..., 2] = 90
+    return frames
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    return np.rint(frames[..., 0].mean(axis=(1, 2)) / 7).astype(int).tolist()
+
+
+def ffmpeg(*arguments) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *map(str, arguments)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize("fps", [16, 24, 30000 / 1001])
+def test_a_clip_comes_back_with_its_frames_timing_and_settings(tmp_path, suffix, fps):
+    frames = ramp(33)
+    path = tmp_path / f"clip{suffix}"
+    video.write(path, frames, fps, metadata=SETTINGS)
+    clip = video.read(path)
+    assert numbers(clip.frames) == list(range(33))
+    # Gifs count hundredths and webp and webm thousandths: the end is right to that.
+    assert abs(33 / clip.fps - 33 / fps) < (0.0051 if suffix == ".gif" else 0.0011)
+    error = np.abs(clip.frames.astype(int) - frames)
+    if suffix in (".gif", ".webp"):  # few enough colours to be exact, in a gif to rounding
+        assert error.max() <= (suffix == ".gif")
+    else:  # colour blurs at edges, where half of its resolution is left
+        assert error.mean() < 1.5
+        assert np.median(error) <= 1
+    assert video.read_metadata(path) == SETTINGS
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_png_is_exact_and_one_frame(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1, 13, 17, 3), np.uint8)
+    video.write(tmp_path / "a.png", noise, None, metadata=SETTINGS)
+    np.testing.assert_array_equal(video.read(tmp_path / "a.png").frames, noise)
+    assert video.read(tmp_path / "a.png").fps is None
+    assert video.read(tmp_path / "a.png", fps=16).fps == 16
+    assert video.read_metadata(tmp_path / "a.png") == SETTINGS
+    with pytest.raises(MediaError, match="one frame"):
+        video.write(tmp_path / "b.png", ramp(2), 16)
+
+
+def test_webp_is_exact_whatever_changes_between_frames(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (1, 21, 27, 3), np.uint8).repeat(6, axis=0)
+    frames[2, 11, 13] ^= 255  # one pixel at odd coordinates
+    frames[4:, 5:9, 3:27] ^= 15
+    video.write(tmp_path / "a.webp", frames, 12)
+    np.testing.assert_array_equal(video.read(tmp_path / "a.webp").frames, frames)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_still_clip_keeps_its_length(tmp_path, suffix):
+    video.write(tmp_path / f"a{suffix}", ramp(1).repeat(20, axis=0), 10)
+    clip = video.read(tmp_path / f"a{suffix}")
+    assert (len(clip.frames), clip.fps) == (20, 10)
+
+
+def test_odd_sizes_are_extended_never_scaled(tmp_path):
+    frames = ramp(3, 47, 63)
+    video.write(tmp_path / "a.mp4", frames, 10)
+    back = video.read(tmp_path / "a.mp4").frames
+    assert back.shape == (3, 48, 64, 3)
+    assert np.abs(back[:, :47, :63].astype(int) - frames).mean() < 2.5
+    for suffix in (".webm", ".gif", ".webp"):
+        video.write(tmp_path / f"a{suffix}", frames, 10)
+        assert video.read(tmp_path / f"a{suffix}").frames.shape == frames.shape
+
+
+def test_variable_frame_rates_are_shown_at_their_times(tmp_path):
+    video.write(tmp_path / "even.mp4", ramp(16), 30)
+    times = "setpts='if(lt(N,10),N*0.1,1+(N-10)*0.5)/TB'"  # ten frames of 0.1 s, six of 0.5 s
+    clock = ["-fps_mode", "vfr", "-enc_time_base", "1/1000", "-crf", "5"]
+    ffmpeg("-i", tmp_path / "even.mp4", "-vf", times, *clock, tmp_path / "vfr.mp4")
+    clip = video.read(tmp_path / "vfr.mp4")
+    expected = [*range(10), *np.repeat(np.arange(10, 15), 5), 15]
+    assert clip.fps == 10
+    assert numbers(clip.frames) == expected
+    assert numbers(video.read(tmp_path / "vfr.mp4", fps=2).frames) == [0, 5, *range(10, 15)]
+
+    trembling = "setpts='(N/30+0.004*sin(N*7))/TB'"
+    ffmpeg("-i", tmp_path / "even.mp4", "-vf", trembling, *clock, tmp_path / "phone.mp4")
+    clip = video.read(tmp_path / "phone.mp4")
+    assert clip.fps == 30
+    assert numbers(clip.frames) == list(range(16))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_durations_of_animated_pictures_are_honoured(tmp_path, suffix):
+    images = [Image.fromarray(frame) for frame in ramp(5)]
+    durations = [100, 300, 100, 200, 400]
+    path = tmp_path / f"a{suffix}"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations)
+    clip = video.read(path)
+    assert clip.fps == 10
+    assert numbers(clip.frames) == [0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4]
+
+
+def test_a_gif_frame_of_no_duration_lasts_a_tenth_of_a_second(tmp_path):
+    images = [Image.fromarray(frame) for frame in ramp(4)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=0)
+    assert video.read(tmp_path / "a.gif").fps == 10
+
+
+def test_rotation_and_pixel_aspect_of_videos_are_applied(tmp_path):
+    frames = ramp(4)
+    frames[:, :24] = 0  # the upper half is black
+    video.write(tmp_path / "a.mp4", frames, 8)
+    ffmpeg("-display_rotation", 90, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "r.mp4")
+    turned = video.read(tmp_path / "r.mp4").frames
+    assert turned.shape == (4, 64, 48, 3)
+    assert turned[:, :, :20].mean() < 3 < turned[:, :, 28:, 1].mean()  # counter-clockwise
+    ffmpeg("-i", tmp_path / "a.mp4", "-vf", "setsar=2", tmp_path / "wide.mp4")
+    assert video.read(tmp_path / "wide.mp4").frames.shape == (4, 48, 128, 3)
+
+
+def test_pictures_of_every_kind(tmp_path):
+    def first(name):
+        return video.read(tmp_path / name).frames[0]
+
+    Image.fromarray(np.full((4, 6), 77, np.uint8)).save(tmp_path / "grey.png")
+    assert (first("grey.png") == 77).all()
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert (first("deep.png")[..., 0] == deep // 257).all()
+    Image.fromarray(np.full((4, 4, 4), (200, 100, 50, 128), np.uint8)).save(tmp_path / "alpha.png")
+    assert first("alpha.png")[0, 0].tolist() == [100, 50, 25]
+    Image.fromarray(ramp(1)[0]).convert("P").save(tmp_path / "palette.png")
+    assert first("palette.png").shape == (48, 64, 3)
+    Image.fromarray(ramp(1)[0]).convert("CMYK").save(tmp_path / "press.jpg")
+    assert first("press.jpg").shape == (48, 64, 3)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turn clockwise to see it upright
+    Image.fromarray(ramp(1)[0]).save(tmp_path / "phone.jpg", exif=orientation)
+    upright = first("phone.jpg")
+    assert upright.shape == (64, 48, 3)
+    assert upright[:, 0, 1].mean() > 150 > 50 > upright[:, -1, 1].mean()
+
+
+def test_alpha_in_videos_is_laid_over_black(tmp_path):
+    red = ["-f", "lavfi", "-i", "color=red@0.5:s=32x32:d=0.2,format=yuva420p"]
+    ffmpeg(*red, "-c:v", "libvpx-vp9", tmp_path / "a.webm")
+    assert abs(int(video.read(tmp_path / "a.webm").frames[0, 16, 16, 0]) - 127) < 4
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_broken_tail_is_a_warning_that_counts_frames(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 60, (20, 64, 64, 3)).astype(np.uint8)
+    path = tmp_path / f"a{suffix}"
+    video.write(path, noise, 10)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+    with pytest.warns(UserWarning, match=r"only \d+ frames") as caught:
+        clip = video.read(path)
+    assert len(caught) == 1
+    assert 5 < len(clip.frames) < 19
+    assert clip.fps == 10
+
+
+def test_what_is_no_media_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.txt").write_text("hello world\n" * 100)
+    (tmp_path / "text.mp4").write_text("hello world\n" * 100)
+    (tmp_path / "noise.gif").write_bytes(np.random.default_rng(0).bytes(5000))
+    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", tmp_path / "sound.m4a")
+    video.write(tmp_path / "whole.png", ramp(1), None)
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
+    video.write(tmp_path / "whole.mp4", ramp(9), 10)
+    (tmp_path / "half.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:700])
+    expected = {
+        "": "directory",
+        "missing.mp4": "does not exist",
+        "empty.mp4": "zero bytes",
+        "text.txt": "not a video",
+        "text.mp4": "not a video",
+        "noise.gif": "not a video",
+        "sound.m4a": "only sound",
+        "half.png": "damaged",
+        "half.mp4": "damaged",
+    }
+    for name, words in expected.items():
+        for read in (video.read, video.read_metadata) if "half" not in name else (video.read,):
+            with pytest.raises(MediaError, match=words) as error:
+                read(tmp_path / name)
+            assert "\n" not in str(error.value)
+            assert str(tmp_path / name) in str(error.value)
+
+
+def test_another_programs_comment_is_not_taken_for_settings(tmp_path):
+    for number, comment in enumerate(["words", '{"vjax": 1}', '{"seed": 1}', "[1]"]):
+        ffmpeg(
+            *("-f", "lavfi", "-i", "color=red:s=32x32:d=0.1"),
+            *("-metadata", f"comment={comment}", tmp_path / f"{number}.mp4"),
+        )
+        assert video.read_metadata(tmp_path / f"{number}.mp4") is None
+    Image.fromarray(ramp(1)[0]).save(tmp_path / "a.gif", comment=b"\xff{")
+    assert video.read_metadata(tmp_path / "a.gif") is None
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "missing/a.mp4", "folder.mp4", "file.txt/a.mp4"])
+def test_what_cannot_be_written_is_known_beforehand(tmp_path, name):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(MediaError):
+        video.check_writable(tmp_path / name)
+    video.check_writable(tmp_path / "fine.MP4")
+    assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [*KINDS, ".png"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_failed_write_leaves_the_older_file_alone(tmp_path, monkeypatch, suffix, failure):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"older")
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)  # the last thing before the rename
+    expected = KeyboardInterrupt if failure is KeyboardInterrupt else MediaError
+    with pytest.raises(expected):
+        video.write(path, ramp(1), 10)
+    assert path.read_bytes() == b"older"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_ffmpegs_own_failure_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="ffmpeg"):
+        video._encode(tmp_path / "no" / "a.mp4", ramp(2), video.Fraction(10), ["-f", "mp4"])
+
+
+def test_settings_and_rates_that_a_file_cannot_hold(tmp_path):
+    with pytest.raises(MediaError, match="50 frames a second"):
+        video.write(tmp_path / "a.gif", ramp(2), 60)
+    with pytest.raises(MediaError, match="frame rate"):
+        video.write(tmp_path / "a.mp4", ramp(2), None)
+    with pytest.raises(MediaError, match="frame rate"):
+        video.write(tmp_path / "a.mp4", ramp(2), 0)
+    with pytest.raises(MediaError, match="bytes"):
+        video.write(tmp_path / "a.mp4", ramp(2), 10, metadata={"prompt": "x" * 100_000})
+    long = {"prompt": "é" * 9_000}
+    for suffix in [*KINDS, ".png"]:
+        video.write(tmp_path / f"a{suffix}", ramp(1), 10, metadata=long)
+        assert video.read_metadata(tmp_path / f"a{suffix}") == long
+
+
+def test_resample_is_nearest_in_time_however_long():
+    frames = np.arange(100_000).astype(np.uint32).view(np.uint8).reshape(-1, 1, 1, 4)[..., :3]
+
+    def decode(x):
+        return x.astype(int)[:, 0, 0] @ [1, 256, 65536]
+
+    for from_fps, to_fps in [(24, 30), (30, 24), (30000 / 1001, 16), (60, 16), (16, 16.5)]:
+        index = decode(video.resample(frames, from_fps, to_fps))
+        assert abs(len(index) / to_fps - len(frames) / from_fps) <= 0.5 / to_fps + 1e-6
+        ideal = np.arange(len(index)) / to_fps
+        assert np.abs(index[:-1] / from_fps - ideal[:-1]).max() <= 0.5 / from_fps + 1e-6
+    assert decode(video.resample(frames[:4], 15, 30)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert decode(video.resample(frames[:8], 30, 15)).tolist() == [0, 2, 4, 6]
+    assert decode(video.resample(frames[:1], 30, 1)).tolist() == [0]
+
+
+def test_fit_covers_or_contains_without_distortion():
+    y, x = np.mgrid[:60, :100]
+    disc = ((y - 29.5) ** 2 + (x - 49.5) ** 2 < 20**2)[..., None].repeat(3, -1)
+    frames = (disc * 255).astype(np.uint8)[None]
+    for how in ("cover", "contain"):
+        for width, height in [(50, 50), (30, 80), (128, 72), (200, 120)]:
+            lit = video.fit(frames, width, height, how)[0, ..., 0] / 255
+            assert lit.shape == (height, width)
+            scale = (max if how == "cover" else min)(width / 100, height / 60)
+            if scale * 40 < min(width, height):
+                assert abs(lit.sum() / (np.pi * (20 * scale) ** 2) - 1) < 0.03
+            rows, columns = lit.mean(axis=1), lit.mean(axis=0)
+            np.testing.assert_allclose(rows, rows[::-1], atol=0.05)
+            np.testing.assert_allclose(columns, columns[::-1], atol=0.05)
+    white = np.full((2, 60, 100, 3), 255, np.uint8)
+    assert (video.fit(white, 33, 77, "cover") == 255).all()
+    barred = video.fit(white, 50, 50, "contain")
+    assert (barred[:, 10:40] == 255).all()
+    assert (barred[:, :10] == 0).all()
+    assert (barred[:, 40:] == 0).all()
+    assert video.fit(white, 100, 60) is white
+
+
+def test_reading_to_a_size_is_reading_then_fitting(tmp_path):
+    video.write(tmp_path / "a.mp4", ramp(6), 10)
+    small = video.read(tmp_path / "a.mp4", size=(20, 30), fps=5)
+    whole = video.read(tmp_path / "a.mp4")
+    np.testing.assert_array_equal(small.frames, video.fit(whole.frames, 20, 30)[::2])
+
+
+def test_too_long_for_memory_is_an_error_not_a_crash(tmp_path, monkeypatch):
+    video.write(tmp_path / "a.mp4", ramp(20), 10)
+    monkeypatch.setattr(video, "MAX_BYTES", 10 * 48 * 64 * 3)
+    with pytest.raises(MediaError, match="too long"):
+        video.read(tmp_path / "a.mp4")
+    assert len(video.read(tmp_path / "a.mp4", size=(32, 24)).frames) == 20
+
+
+def test_a_contact_sheet_shows_first_and_last_frames():
+    sheet = video.contact_sheet([ramp(9), ramp(1, 20, 30)], columns=3, labels=["nine", "one " * 99])
+    assert sheet.shape == (16 + 50 + 16 + 22, 3 * 66, 3)
+    row = sheet[16:64]
+    assert numbers(np.stack([row[:, 66 * i : 66 * i + 64] for i in range(3)])) == [0, 4, 8]
+    assert (sheet[:16].min(), sheet[:16].max()) == (0, 255)  # there is something written
+
+
+def test_settings_are_plain_json_in_the_file(tmp_path):
+    video.write(tmp_path / "a.png", ramp(1), None, metadata={"seed": 1})
+    with Image.open(tmp_path / "a.png") as image:
+        assert json.loads(image.info["Comment"]) == {"vjax": {"seed": 1}}

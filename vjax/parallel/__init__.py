@@ -1,0 +1,1 @@
+"""How a run is laid out over devices. The networks know nothing of it."""

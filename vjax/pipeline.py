@@ -1,0 +1,270 @@
+"""A loaded model: text encoder, DiT and VAE put together, from `Timeline` to frames."""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from vjax import conditioning, flow, models, progress, sampler, solvers, weights
+from vjax import timeline as timelines
+from vjax.config import DiTConfig, ModelConfig
+from vjax.models.text import tokenize_bytes
+from vjax.timeline import Canvas, RequestError, Timeline
+from vjax.training.loss import to_float
+
+
+def load(name: str | os.PathLike = "default") -> "Pipeline":
+    """A model that is ready to use: the name of one that ships in the package, or its directory.
+
+    Raises:
+        BundleError: there is no such model, or its files do not fit it.
+    """
+    return Pipeline(*weights.load(os.fspath(name)))
+
+
+# --- One jitted function per job. Configs are static, everything else is an array. ---------------
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _embed(config, params, ids, mask):
+    return models.bind(config, params)(ids, mask)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _encode(config, params, video):
+    vae = models.bind(config, params)
+    return vae.normalise(vae.encode_stream(video)[0])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _decode(config, params, latents, dtype):
+    vae = models.bind(config, params)
+    return vae.decode_stream(vae.denormalise(latents), dtype)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _velocity(config, params, z, t, text, positions):
+    return models.bind(config, params)(z, t, text, positions=positions)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _start(condition, noise, t, solver):
+    return sampler.start(condition, noise, t, solver=solver)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "solver", "guided"), donate_argnames=("state",)
+)
+def _advance(
+    config: DiTConfig, params, condition, state, times, begin, end, solver, guidance, guided
+):
+    dit = models.bind(config, params)
+
+    def velocity(latents, t, text, positions, anchors, anchor_positions):
+        return dit(
+            latents,
+            t,
+            text,
+            positions=positions,
+            anchors=anchors,
+            anchor_positions=anchor_positions,
+        )
+
+    return sampler.advance(
+        velocity,
+        condition,
+        state,
+        times,
+        begin,
+        end,
+        solver=solver,
+        guidance=guidance if guided else 1,
+    )
+
+
+class Pipeline:
+    """Makes videos from timelines; its stages can be called on their own."""
+
+    def __init__(self, config: ModelConfig, params: models.Params):
+        for network in weights.NETWORKS:
+            if getattr(config, network) is None:
+                raise weights.BundleError(
+                    f"{config.name} has no {network}, so it cannot make videos on its own."
+                )
+        self.config = config
+        self.params = jax.device_put(params)
+
+    # --- From request to frames ------------------------------------------------------------------
+
+    def __call__(
+        self,
+        timeline: Timeline,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        shift: float | None = None,
+        noise: Float[Array, "B t h w C"] | None = None,
+        variations: int | None = None,
+        on_step: Callable[[int], bool | None] | None = None,
+    ) -> UInt8[np.ndarray, "T H W 3"] | UInt8[np.ndarray, "B T H W 3"]:
+        """The video of a timeline, at `canvas(timeline).fps` frames a second.
+
+        Args:
+            seed: decides the initial noise; the same request, seed and machine give the same bytes.
+            steps, guidance, solver, shift: how to sample; None: as the model prefers.
+            noise: initial latents in place of the seed's, to repeat a run made elsewhere.
+            variations: this many videos, with seeds `seed`, `seed` + 1, …, stacked.
+            on_step: is told after every step how many are done; True stops, with `Cancelled`.
+
+        Raises:
+            RequestError: the model cannot make what is asked for. Nothing has been computed then.
+        """
+        count = 1 if variations is None else variations
+        canvas, method = self.check(timeline, steps=steps, solver=solver, variations=count)
+        defaults = self.config.sampler
+        steps = defaults.steps if steps is None else steps
+        guidance = defaults.guidance if guidance is None else guidance
+        times = flow.schedule(steps, defaults.shift if shift is None else shift)
+        window = timelines.next_window(canvas, self.config)
+        if count > 1 and window != _whole(canvas):  # the windows of each video build on its own
+            each = [
+                self(
+                    timeline,
+                    seed=seed + i,
+                    steps=steps,
+                    guidance=guidance,
+                    solver=solver,
+                    shift=shift,
+                    on_step=on_step,
+                )
+                for i in range(count)
+            ]
+            return np.stack(each)
+        text = self.embed([timeline.prompt, timeline.negative])
+        made = 0
+        while window is not None:
+            start, end = window
+            part = timelines.cut(canvas, start, end)
+            condition = conditioning.anchors(part, self.config, self._encode_pixels, *text)
+            condition = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), count, 0), condition)
+            shape = condition.source.shape[1:]
+            initial = self._noise(noise, [(seed + i, made) for i in range(count)], shape)
+            latents = self._sample(condition, initial, times, method, guidance, on_step)
+            videos = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
+            if count > 1:
+                return np.stack([timelines.paste(canvas, start, v).pixels for v in videos])
+            canvas = timelines.paste(canvas, start, videos[0])
+            window, made = timelines.next_window(canvas, self.config), made + 1
+        return canvas.pixels if variations is None else canvas.pixels[None]
+
+    def _sample(self, condition, noise, times, method, guidance, on_step) -> Array:
+        state = _start(condition, noise, times[0], method)
+
+        def advance(state, begin, end):
+            return _advance(
+                self.config.dit,
+                self.params["dit"],
+                condition,
+                state,
+                times,
+                begin,
+                end,
+                method,
+                jnp.float32(guidance),
+                guidance != 1,
+            )
+
+        state = progress.run(advance, state, times.size - 1, on_step=on_step)
+        return sampler.finish(condition, state)
+
+    def canvas(self, timeline: Timeline) -> Canvas:
+        """The timeline in this model's size, frame rate and length; checks all of it."""
+        return timelines.on_canvas(timeline, self.config)
+
+    def check(
+        self,
+        timeline: Timeline,
+        *,
+        steps: int | None = None,
+        solver: str | None = None,
+        variations: int = 1,
+    ) -> tuple[Canvas, solvers.Solver]:
+        """Raises RequestError for what this model cannot make, before anything is computed."""
+        canvas = self.canvas(timeline)
+        if steps is not None and steps < 1:
+            raise RequestError(f"Sampling takes at least 1 step, got {steps}.")
+        if variations < 1:
+            raise RequestError(f"At least 1 variation is needed, got {variations}.")
+        try:
+            method = solvers.solver(self.config.sampler.solver if solver is None else solver)
+            sampler.check(method, canvas.strength)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        return canvas, method
+
+    def warnings(self, timeline: Timeline) -> list[str]:
+        """What the user should know of a request that can be served: one sentence each."""
+        found, prompt = [], timeline.prompt
+        known = set(self.config.vocabulary)
+        words = set(re.findall(r"[^\s.,;:!?\"()]+", prompt.lower()))
+        if known and words - known:
+            unknown = ", ".join(sorted(words - known))
+            found.append(
+                f"{self.config.name} was trained on a small world and cannot know: {unknown}."
+            )
+        limit = self.config.text.max_length
+        if len(prompt.encode()) >= limit:
+            found.append(f"The prompt is longer than {limit - 1} bytes; its end is not read.")
+        return found
+
+    # --- Stages ----------------------------------------------------------------------------------
+
+    def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
+        """Text embeddings, zero after the end of each text."""
+        ids, mask = tokenize_bytes(prompts, self.config.text.max_length)
+        return _embed(self.config.text, self.params["text"], ids, mask)
+
+    def encode(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w C"]:
+        """Video in [-1, 1] to normalised latents."""
+        return _encode(self.config.vae, self.params["vae"], jnp.asarray(video, jnp.float32))
+
+    def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+        """Normalised latents to video in [-1, 1], not clipped."""
+        return _decode(self.config.vae, self.params["vae"], jnp.asarray(z, jnp.float32), None)
+
+    def velocity(
+        self,
+        z: Float[Array, "B t h w C"],
+        t: Float[Array, " B"] | Float[Array, "B t"] | Float[Array, "B t h w"],
+        text: Float[Array, "B S D"],
+    ) -> Float[Array, "B t h w C"]:
+        """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
+        positions = jnp.arange(z.shape[1], dtype=jnp.float32)
+        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions)
+
+    def _encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
+        return np.asarray(self.encode(to_float(frames[None])))[0]
+
+    def _noise(self, noise, seeds: list[tuple[int, int]], shape: tuple[int, ...]) -> Array:
+        """One video's noise depends on its seed and window alone, not on its place in a batch."""
+        if noise is not None:
+            noise = jnp.asarray(noise, jnp.float32)
+            if noise.shape != (len(seeds), *shape):
+                raise RequestError(
+                    f"The given noise has shape {noise.shape}, this request needs "
+                    f"{(len(seeds), *shape)}."
+                )
+            return noise
+        keys = [jax.random.fold_in(jax.random.key(seed), window) for seed, window in seeds]
+        return jnp.stack([jax.random.normal(key, shape) for key in keys])
+
+
+def _whole(canvas: Canvas) -> tuple[int, int]:
+    return 0, len(canvas.pixels)

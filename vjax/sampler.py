@@ -1,0 +1,179 @@
+"""The sampler: noise, a condition and a schedule become latents, in one loop on the device.
+
+Every request is the same to it: some tokens are known, some to a degree, the rest not at all. With
+strength s a token's own time is `τ = min(t, 1 - s)`. It starts as `(1 - τ) source + τ noise`, and
+each step moves it by `(τ_next - τ) v`. A token with s = 1 stays at τ = 0, where it is the source,
+and s = 0 is plain generation.
+
+`sample` is the whole of it: one `lax.scan`, one call to compile. Whoever wants to watch or to stop
+compiles `advance` instead, the same scan with a window of steps to make that is known only when it
+runs: one executable makes one step or all of them, with the same bytes as a result, and
+`vjax.progress.run` moves the window. The scan does not call back to the host, since jax 0.10 leaves
+programs with callbacks out of its persistent compilation cache, and every new process would compile
+for minutes instead of loading in seconds.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from vjax import flow
+from vjax.solvers import Solver
+
+# velocity(latents, t, text, positions=…, anchors=…, anchor_positions=…), as a VideoDiT is called,
+# with t of each latent position [B T H W], or of each frame [B T] where strength has one value.
+Velocity = Callable[..., Array]
+
+
+# Not checked at run time, because a tree of its shapes or shardings is a Condition too.
+@typing.no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What is known before sampling starts, in latents: all that the sampler reads of a request."""
+
+    source: Float[Array, "B T H W C"]  # known latents; zeros where nothing is known
+    # 1 = keep, 0 = generate, between = a point to depart from. One value per frame (axes of size 1)
+    # makes the network cheaper, because it then modulates per frame.
+    strength: Float[Array, "B T #H #W 1"]
+    anchors: Float[Array, "B A H W C"]  # frames known out of order; A may be 0
+    positions: Float[Array, "B T"]  # time of each latent frame, in native latent frames
+    anchor_positions: Float[Array, "B A"]
+    text: Float[Array, "B S D"]
+    negative: Float[Array, "B S D"]  # the text to steer away from; not read without guidance
+
+
+def check(solver: Solver, strength: Array | np.ndarray) -> None:
+    """Raise ValueError where the solver cannot serve these strengths; call it before `jit`."""
+    strength = np.asarray(strength)
+    if strength.min(initial=0) < 0 or strength.max(initial=1) > 1:
+        raise ValueError(
+            "Strength goes from 0 (generate) to 1 (keep), but this request has values from "
+            f"{strength.min():g} to {strength.max():g}."
+        )
+    between = strength[(strength > 0) & (strength < 1)]
+    if solver.needs_one_clock and between.size:
+        raise ValueError(
+            f"The {solver.name} solver moves all tokens on one clock and serves strengths 0 and 1 "
+            f"only, but this request has {between[0]:g}: use euler or heun."
+        )
+
+
+def sample(
+    velocity: Velocity,
+    condition: Condition,
+    noise: Float[Array, "B T H W C"],
+    times: Float[Array, "times"],
+    *,
+    solver: Solver,
+    guidance: float | int | Float[Array, ""] = 1.0,
+) -> Float[Array, "B T H W C"]:
+    """Latents at `times[-1]`, made from noise in `len(times) - 1` steps.
+
+    Latents are float32 between steps, whatever the network computes in: steps are small.
+    Guidance runs the network once on a batch of 2B (see `paired`). The Python number 1 turns it
+    off and halves the cost; pass an array to change the scale without compiling again.
+    """
+    state = start(condition, noise, times[0], solver=solver)
+    state = advance(
+        velocity, condition, state, times, 0, times.size - 1, solver=solver, guidance=guidance
+    )
+    return finish(condition, state)
+
+
+def start(
+    condition: Condition,
+    noise: Float[Array, "B T H W C"],
+    t: Float[Array, ""],
+    *,
+    solver: Solver,
+) -> Any:
+    """The solver's state before the first step: each token at its own time on its path."""
+    return solver.init(flow.interpolate(condition.source, noise, _own_time(condition, t)))
+
+
+def advance(
+    velocity: Velocity,
+    condition: Condition,
+    state: Any,
+    times: Float[Array, "times"],
+    begin: int | Int[Array, ""],
+    end: int | Int[Array, ""],
+    *,
+    solver: Solver,
+    guidance: float | int | Float[Array, ""] = 1.0,
+) -> Any:
+    """The state after steps `begin` to `end - 1`; step i goes from times[i] to times[i + 1]."""
+
+    def velocity_at(latents: Array, t: Array) -> Array:
+        tau = _own_time(condition, t) if solver.needs_one_clock else t
+        return _guided_velocity(velocity, condition, _put_back(condition, latents), tau, guidance)
+
+    def step(state: Any, now: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        i, t, t_next = now
+        if not solver.needs_one_clock:
+            t, t_next = _own_time(condition, t), _own_time(condition, t_next)
+        with jax.named_scope(solver.name):
+            state = lax.cond(
+                (begin <= i) & (i < end),
+                lambda state: solver.step(state, velocity_at, t, t_next),
+                lambda state: state,
+                state,
+            )
+        return state, None
+
+    steps = times.size - 1
+    return lax.scan(step, state, (jnp.arange(steps), times[:-1], times[1:]))[0]
+
+
+def finish(condition: Condition, state: Any) -> Float[Array, "B T H W C"]:
+    """The latents of a state, with the known ones exactly as they were given."""
+    return _put_back(condition, state.x)
+
+
+def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
+    """Every sample twice in a row: the guided batch is c₀ u₀ c₁ u₁ … with c conditional.
+
+    Side by side, because both then live on the device that holds the sample. One half of the
+    batch after the other would send every second sample across the mesh at each step.
+    """
+    return repeat(x, "b ... -> (b pair) ...", pair=2)
+
+
+def _own_time(condition: Condition, t: Array) -> Array:
+    """τ of each token, in the shape of `strength`."""
+    return jnp.minimum(t, 1 - condition.strength)
+
+
+def _put_back(condition: Condition, latents: Array) -> Array:
+    # Solvers with one clock move known tokens too; and x + 0 v is x only where v is finite.
+    return jnp.where(condition.strength >= 1, condition.source, latents)
+
+
+def _guided_velocity(
+    velocity: Velocity, condition: Condition, latents: Array, tau: Array, guidance: Any
+) -> Array:
+    per_frame = tau.shape[2:4] == (1, 1)
+    t = rearrange(tau, "b t 1 1 1 -> b t" if per_frame else "b t h w 1 -> b t h w")
+    if t.ndim == 4:
+        t = jnp.broadcast_to(t, latents.shape[:4])
+    known = {
+        "positions": condition.positions,
+        "anchors": condition.anchors,
+        "anchor_positions": condition.anchor_positions,
+    }
+    if isinstance(guidance, (int, float)) and guidance == 1:
+        return velocity(latents, t, condition.text, **known).astype(latents.dtype)
+    text = rearrange([condition.text, condition.negative], "pair b s d -> (b pair) s d")
+    both = velocity(paired(latents), paired(t), text, **jax.tree.map(paired, known))
+    both = rearrange(both.astype(latents.dtype), "(b pair) ... -> pair b ...", pair=2)
+    with jax.named_scope("guide"):
+        return flow.guide(both[0], both[1], guidance)

@@ -1,0 +1,250 @@
+"""Trains a VAE or a DiT with its text encoder: `python -m vjax.train configs/FILE.py`.
+
+Any field of the config can be changed on the command line: `--steps=100
+--optimizer.learning_rate=1e-3`. A run keeps everything in `RUN_DIR/NAME`: checkpoints, TensorBoard
+files, samples and the bundle that `vjax.load` reads. Started again, it goes on where it stopped,
+and ends with the same bits as a run that never stopped.
+"""
+
+import logging
+import math
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from vjax import config as configs
+from vjax import runtime, weights
+from vjax.config import ConfigError, RunConfig
+from vjax.data import loader
+from vjax.models.flops import train_flops
+from vjax.parallel import mesh as meshes
+from vjax.training import preview
+from vjax.training.checkpoint import Checkpoints
+from vjax.training.state import TRAINED, init_state, train_step
+
+log = logging.getLogger("vjax")
+
+
+class NotFinite(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def train(config: RunConfig) -> pathlib.Path:
+    """Runs the training to its end and returns the directory of the bundle."""
+    # --- Where things are --------------------------------------------------------------------
+    run_dir = pathlib.Path(config.run_dir) / config.name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    mesh = meshes.make_mesh()
+    everywhere = meshes.replicated(mesh)
+    writer = SummaryWriter(str(run_dir / "tensorboard"))
+
+    # --- Model -------------------------------------------------------------------------------
+    config, frozen, given = _starting_point(config)
+    frozen = jax.device_put(frozen, everywhere)
+    state = jax.jit(lambda: init_state(config, given), out_shardings=everywhere)()
+    checkpoints = Checkpoints(run_dir / "checkpoints", config)
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state = restored
+    start = int(state["step"])
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    log.info(
+        "%s: %s parameters, %d devices, %s step %d of %d, in %s",
+        config.name,
+        f"{parameters:,}",
+        mesh.size,
+        "resuming at" if restored is not None else "starting at",
+        start,
+        config.steps,
+        run_dir,
+    )
+
+    # --- Data --------------------------------------------------------------------------------
+    data = loader.batches(
+        config.data,
+        seed=config.seed,
+        text_length=config.model.text.max_length if config.model.text else 1,
+        start=start,
+        stop=config.steps,
+        caption_dropout=config.dit_loss.caption_dropout,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+    # --- Loop --------------------------------------------------------------------------------
+    # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
+    meter, previous, stop = _Meter(config), None, _StopSignal()
+    with jax.sharding.set_mesh(mesh):
+        for step in range(start, config.steps):
+            with meter.waiting():
+                batch = next(data)
+            arrays = {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
+            arrays = meshes.place_batch(mesh, arrays)
+            state, metrics = train_step(config, batch.bucket, state, frozen, arrays)
+            if previous is not None:
+                _report(meter.finish(*previous), config, writer, checkpoints)
+            previous = (step, batch.bucket, metrics)
+            done = step + 1
+            last = done == config.steps or stop.requested
+            if last or done % config.checkpoint_every == 0:
+                _report(meter.finish(*previous), config, writer, checkpoints)
+                previous = None
+                checkpoints.save(done, state)
+            if last or done % config.sample_every == 0:
+                bundle = _export(config, run_dir, state, frozen)
+                preview.write(config, bundle, run_dir / "samples", done, writer)
+                meter.pause()
+            if stop.requested:
+                log.info("Stopped at step %d; the same command goes on from there.", done)
+                break
+    checkpoints.close()
+    writer.close()
+    return run_dir / "bundle"
+
+
+def _starting_point(config: RunConfig):
+    """The config with the frozen VAE's in it, the frozen parameters and those to start from."""
+    frozen, given = {}, None
+    if config.trains == "dit":
+        if config.vae is None:
+            raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
+        trained, params = weights.load(config.vae, networks=("vae",))
+        model = configs.replace(config.model, vae=trained.vae)
+        config, frozen = configs.replace(config, model=model), params["vae"]
+    if config.init is not None:
+        _, given = weights.load(config.init, networks=TRAINED[config.trains])
+        for network in TRAINED[config.trains]:
+            wanted = weights.flatten(init_shapes(config, network))
+            found = weights.flatten(given[network])
+            if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in found.items()}:
+                raise ConfigError(f"The {network} of {config.init} has other shapes than the config.")
+    return config, frozen, given
+
+
+def init_shapes(config: RunConfig, network: str):
+    from vjax import models
+
+    return models.abstract(getattr(config.model, network))
+
+
+def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.Path:
+    """Writes the averaged weights as a bundle."""
+    params = jax.device_get(state["ema"])
+    model = config.model
+    if config.trains == "vae":
+        model = preview.with_latent_statistics(config, params["vae"])
+    else:
+        params = {**params, "vae": jax.device_get(frozen)}
+    origin = f"{config.name}: step {int(state['step'])} of {config.steps}, seed {config.seed}"
+    model = configs.replace(model, origin=origin)
+    weights.save(run_dir / "bundle", model, params)
+    return run_dir / "bundle"
+
+
+def _report(entry: dict | None, config: RunConfig, writer, checkpoints: Checkpoints) -> None:
+    if entry is None:
+        return
+    step = entry.pop("step")
+    if not math.isfinite(entry["loss"]):
+        good = checkpoints.last()
+        where = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
+        raise NotFinite(
+            f"The loss is {entry['loss']} at step {step}; {where}. A lower "
+            "--optimizer.learning_rate or --optimizer.clip_norm usually helps."
+        )
+    for name, value in entry.items():
+        writer.add_scalar(name, value, step)
+    if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
+        log.info("step %d/%d  %s", step + 1, config.steps, shown)
+
+
+class _Meter:
+    """Turns the metrics of finished steps into figures, with speed and the share of waiting."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.clock = time.perf_counter()
+        self.waited = 0.0
+        self.speed = None
+        self.compiled = set()
+
+    def waiting(self):
+        return _Stopwatch(self)
+
+    def pause(self):
+        """Leaves what happened since the last step out of the speed."""
+        self.clock, self.waited = time.perf_counter(), 0.0
+
+    def finish(self, step: int, bucket, metrics: dict) -> dict:
+        """Waits for one step's metrics and adds its speed, averaged over recent steps."""
+        entry = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        sample = np.array(
+            [seconds, bucket.batch, train_flops(self.config, bucket), min(self.waited, seconds)]
+        )
+        self.waited = 0.0
+        if bucket not in self.compiled:  # a bucket's first step compiles: it says nothing of speed
+            self.compiled.add(bucket)
+        else:
+            self.speed = sample if self.speed is None else 0.95 * self.speed + 0.05 * sample
+        if self.speed is None:
+            return entry
+        seconds, clips, flops, waited = self.speed
+        entry["clips_per_second"] = clips / seconds
+        entry["model_gflops_per_second"] = flops / seconds / 1e9
+        entry["data_wait"] = waited / seconds
+        entry["hours_left"] = (self.config.steps - step - 1) * seconds / 3600
+        return entry
+
+
+class _Stopwatch:
+    def __init__(self, meter: _Meter):
+        self.meter = meter
+
+    def __enter__(self):
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.meter.waited += time.perf_counter() - self.began
+
+
+class _StopSignal:
+    """Remembers SIGTERM and SIGINT, so that the step in progress ends and is saved."""
+
+    def __init__(self):
+        self.requested = False
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._note)
+
+    def _note(self, number, _):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        config = configs.override(configs.load_config(arguments[0]), arguments[1:])
+        runtime.set_up()
+        print(train(config))
+    except (ConfigError, weights.BundleError, NotFinite, OSError) as error:
+        print(f"vjax.train: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

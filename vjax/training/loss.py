@@ -1,0 +1,196 @@
+"""The two losses: a VAE's reconstruction and a DiT's rectified flow with known frames."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from jaxtyping import Array, Float, UInt8
+
+from vjax import flow, models
+from vjax.config import Bucket, RunConfig
+
+Metrics = dict[str, Array]
+
+
+def to_float(video: UInt8[Array, "B T H W 3"], dtype=jnp.float32) -> Float[Array, "B T H W 3"]:
+    """Pixels from 0..255 to [-1, 1]."""
+    return video.astype(dtype) / 127.5 - 1
+
+
+# --- VAE -----------------------------------------------------------------------------------------
+
+
+def vae_loss(
+    config: RunConfig, params: models.Params, batch: dict[str, Array], key: Array, dtype
+) -> tuple[Array, Metrics]:
+    """Absolute error of pixels and of edges, a KL term, and equivariance under scaling.
+
+    Decoding latents at half the size should give the video at half the size (EQ-VAE,
+    arXiv:2502.09509): such latents are smooth, and a diffusion model learns them faster.
+    """
+    weights = config.vae_loss
+    video = to_float(batch["video"], dtype)
+    vae = models.bind(config.model.vae, params["vae"])
+    mean, logvar = vae.encode(video)
+    logvar = jnp.clip(logvar, -20, 10)
+    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+    decoded = vae.decode(z)
+    error = _reconstruction(decoded, video, weights.edges)
+    kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
+    loss = error + weights.kl * kl
+    if weights.equivariance:
+        half = "b t (h 2) (w 2) c -> b t h w c"
+        small = reduce(video, half, "mean")
+        again = vae.decode(reduce(z, half, "mean"))
+        loss += weights.equivariance * _reconstruction(again, small, weights.edges)
+    squared = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video))
+    return loss, {"psnr": 10 * jnp.log10(4 / squared), "kl": kl, "error": error}
+
+
+def _reconstruction(decoded: Array, video: Array, edges: float) -> Array:
+    difference = (decoded - video).astype(jnp.float32)
+    loss = jnp.mean(jnp.abs(difference))
+    if edges:
+        loss += edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
+        loss += edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=3)))
+    return loss
+
+
+# --- DiT -----------------------------------------------------------------------------------------
+
+
+def dit_loss(
+    config: RunConfig,
+    bucket: Bucket,
+    params: models.Params,
+    vae_params: models.Params,
+    batch: dict[str, Array],
+    key: Array,
+    dtype,
+) -> tuple[Array, Metrics]:
+    """Squared error of the velocity on unknown tokens, averaged per sample.
+
+    What is known differs per sample: nothing, the first frame or a prefix; in buckets with anchors
+    also single frames or a suffix; in buckets with boxes what lies outside a region of space.
+    Known frames are encoded on their own, so that nothing leaks through the VAE.
+    """
+    model, weights = config.model, config.dit_loss
+    keys = iter(jax.random.split(key, 12))
+    vae = models.bind(model.vae, jax.lax.stop_gradient(vae_params))
+    video = to_float(batch["video"], dtype)
+    latents = vae.normalise(vae.encode(video)[0])
+    count, frames, height, width, _ = latents.shape
+
+    with jax.named_scope("text"):
+        text = models.bind(model.text, params["text"])(batch["ids"], batch["mask"]).astype(dtype)
+
+    # What is known.
+    grid = (count, frames, 1, 1)
+    known = _known_prefix(next(keys), weights, bucket, count, frames)
+    known = jnp.broadcast_to(known[:, :, None, None], grid)
+    source = latents
+    anchors = jnp.zeros((count, 0, *latents.shape[2:]), dtype)
+    anchor_positions = jnp.zeros((count, 0))
+    if bucket.anchors:
+        anchors, anchor_positions = _anchors(next(keys), vae, video, bucket.anchors)
+    if bucket.boxes:
+        box = _boxes(next(keys), config, count, height, width)
+        ratio = model.vae.spatial_ratio
+        pixels = repeat(box, "b h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
+        outside = jax.random.bernoulli(next(keys), 0.9, (count,))  # a share of whole clips
+        box = box & outside[:, None, None]
+        source = vae.normalise(vae.encode(jnp.where(pixels, video, 0))[0])
+        source = jnp.where(known[..., None], latents, source)
+        known = known | box[:, None]
+
+    # Every encoded clip serves several noise levels, since encoding it costs as much as a step.
+    def several(x: Array) -> Array:
+        return repeat(x, "b ... -> (r b) ...", r=weights.noises)
+
+    latents, source, known, text, anchors, anchor_positions = map(
+        several, (latents, source, known, text, anchors, anchor_positions)
+    )
+    count = latents.shape[0]
+    patch = model.dit.patch
+    tokens = frames * height * width // (patch[1] * patch[2])
+    t = flow.sample_times(
+        next(keys),
+        (count,),
+        tokens=tokens,
+        distribution=flow.TimeDistribution(
+            mean=weights.time_mean, std=weights.time_std, uniform_share=weights.time_uniform
+        ),
+    )
+    tau = jnp.where(known, 0.0, t[:, None, None, None])
+    noise = jax.random.normal(next(keys), latents.shape, dtype)
+    if weights.known_noise:
+        level = weights.known_noise * jax.random.uniform(next(keys), (count, 1, 1, 1, 1))
+        source += (level * jax.random.normal(next(keys), latents.shape)).astype(dtype)
+    point = flow.interpolate(latents, noise, tau[..., None].astype(dtype))
+    point = jnp.where(known[..., None], source, point)
+
+    dit = models.bind(model.dit, params["dit"])
+    predicted = dit(
+        point,
+        tau if bucket.boxes else tau[:, :, 0, 0],
+        text,
+        positions=jnp.arange(frames, dtype=jnp.float32),
+        anchors=anchors,
+        anchor_positions=anchor_positions,
+    )
+    error = jnp.square((predicted - flow.velocity(latents, noise)).astype(jnp.float32))
+    unknown = jnp.broadcast_to(~known, error.shape[:4]).astype(jnp.float32)
+    error = reduce(error, "b t h w c -> b t h w", "mean") * unknown
+    per_sample = reduce(error, "b t h w -> b", "sum") / reduce(unknown, "b t h w -> b", "sum")
+    return jnp.mean(per_sample), {}
+
+
+def _known_prefix(key, weights, bucket: Bucket, count: int, frames: int) -> Array:
+    """Which latent frames are known from the start of each sample: [B T], at least one is not."""
+    choice_key, length_key = jax.random.split(key)
+    choice = jax.random.uniform(choice_key, (count,))
+    length = jax.random.randint(length_key, (count,), 1, max(frames, 2))
+    known = jnp.where(choice < weights.nothing + weights.first_frame, 1, length)
+    known = jnp.where(choice < weights.nothing, 0, known)
+    if frames == 1:
+        known = jnp.zeros_like(known)
+    return jnp.arange(frames)[None] < known[:, None]
+
+
+def _anchors(key, vae, video: Array, anchors: int) -> tuple[Array, Array]:
+    """Per sample either single frames from anywhere or the clip's end: latents and positions."""
+    count, frames = video.shape[:2]
+    ratio = vae.config.temporal_ratio
+    frame_key, choice_key = jax.random.split(key)
+    index = jax.random.randint(frame_key, (count, anchors), 0, frames)
+    index = index.at[:, 0].set(jnp.where(index[:, 1 % anchors] % 2 == 0, frames - 1, index[:, 0]))
+    picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
+    single = vae.encode(rearrange(picked, "b a h w c -> (b a) 1 h w c"))[0]
+    single = vae.normalise(rearrange(single, "(b a) 1 h w c -> b a h w c", a=anchors))
+    positions = index / ratio
+    if anchors == 1:
+        return single, positions
+    start = frames - (1 + ratio * (anchors - 1))
+    end = vae.normalise(vae.encode(video[:, start:])[0])
+    end_positions = jnp.broadcast_to(start / ratio + jnp.arange(anchors)[None], positions.shape)
+    is_end = jax.random.bernoulli(choice_key, 0.6, (count,))
+    return (
+        jnp.where(is_end[:, None, None, None, None], end, single),
+        jnp.where(is_end[:, None], end_positions, positions),
+    )
+
+
+def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array:
+    """What lies outside (or, for a third, inside) of a random box on the patch grid: [B H W]."""
+    _, ph, pw = config.model.dit.patch
+    low_key, high_key, side_key = jax.random.split(key, 3)
+    cells = jnp.array([height // ph, width // pw])
+    low = jnp.floor(jax.random.uniform(low_key, (count, 2)) * (cells[None] - 1))
+    size = 1 + jnp.floor(jax.random.uniform(high_key, (count, 2)) * (cells[None] - low - 1))
+    high = low + size
+    rows = jnp.arange(height)[None] // ph
+    columns = jnp.arange(width)[None] // pw
+    in_rows = (rows >= low[:, :1]) & (rows < high[:, :1])
+    in_columns = (columns >= low[:, 1:]) & (columns < high[:, 1:])
+    inside = in_rows[:, :, None] & in_columns[:, None, :]
+    keeps_inside = jax.random.bernoulli(side_key, 1 / 3, (count,))
+    return jnp.where(keeps_inside[:, None, None], inside, ~inside)
