@@ -45,11 +45,11 @@ def get_config() -> RunConfig:
             ),
         ),
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=2e-3, warmup=40, ema=0.998, decay_from=0.6
+            name="muon", learning_rate=5e-3, warmup=40, ema=0.998, decay_from=0.6
         ),
         vae_loss=VAELossConfig(kl=1e-3, edges=1.0, equivariance=0.1),
         steps=1500,
         log_every=50,
         checkpoint_every=300,
-        sample_every=600,
+        sample_every=300,
     )

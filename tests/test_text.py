@@ -1,6 +1,7 @@
 """TextEncoder against transformers' UMT5 and T5 encoders; byte ids."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -50,8 +51,14 @@ def t5_params(arrays, config: TextConfig) -> dict:
     return params
 
 
-def encode(config, params, ids, mask):
-    return jax.jit(lambda p, i, m: models.bind(config, p)(i, m))(params, ids, mask)
+@functools.partial(jax.jit, static_argnames="config")
+def encode(params, ids, mask, *, config=BYTES):
+    return models.bind(config, params)(ids, mask)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return models.init(BYTES, jax.random.key(0))
 
 
 @pytest.mark.parametrize("family", ["umt5", "t5"])
@@ -60,27 +67,23 @@ def test_equals_transformers(family):
     with np.load(DATA / f"{family}_encoder.npz") as arrays:
         arrays = dict(arrays)
     mask = arrays["mask"]
-    ours = encode(config, t5_params(arrays, config), arrays["ids"], mask)
+    ours = encode(t5_params(arrays, config), arrays["ids"], mask, config=config)
     theirs = arrays["hidden"] * mask[:, :, None]
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
     assert not np.any(ours[~mask])
 
 
-def test_padding_changes_nothing():
-    params = models.init(BYTES, jax.random.key(0))
+def test_padding_changes_nothing(params):
     short, long = tokenize_bytes(["a red ball"], 12), tokenize_bytes(["a red ball"], 24)
-    np.testing.assert_allclose(
-        encode(BYTES, params, *long)[:, :12], encode(BYTES, params, *short), atol=1e-5
-    )
+    np.testing.assert_allclose(encode(params, *long)[:, :12], encode(params, *short), atol=1e-5)
 
 
-def test_every_parameter_is_trained():
-    params = models.init(BYTES, jax.random.key(0))
-    ids, mask = map(jnp.asarray, tokenize_bytes(["a red ball", "two blue squares"], 24))
-    out = encode(BYTES, params, ids, mask)
+def test_every_parameter_is_trained(params):
+    ids, mask = tokenize_bytes(["a red ball", "two blue squares"], 24)
+    out = encode(params, ids, mask)
     assert 0.5 < float(jnp.std(out[mask])) < 2
     target = jax.random.normal(jax.random.key(1), out.shape)
-    grads = jax.grad(lambda p: jnp.sum(models.bind(BYTES, p)(ids, mask) * target))(params)
+    grads = jax.grad(lambda p: jnp.sum(encode(p, ids, mask) * target))(params)
     for path, grad in jax.tree.leaves_with_path(grads):
         assert np.any(grad), path
 

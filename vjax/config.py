@@ -228,7 +228,7 @@ def load_config(path: str) -> RunConfig:
     except AttributeError as error:
         raise ConfigError(f"{path} must define get_config(): {error}.") from error
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "argument" not in str(error):  # anything but a field too many or too few
             raise
         raise ConfigError(f"{path}: {error}.") from error
 
@@ -296,21 +296,20 @@ def from_dict(kind: type, values: dict):
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"Unknown field {unknown[0]!r} in {kind.__name__}.")
-    read = {}
-    for name, value in values.items():
-        kinds = [k for k in (hints[name], *typing.get_args(hints[name])) if isinstance(k, type)]
-        nested = next((k for k in kinds if dataclasses.is_dataclass(k)), None)
-        if nested is not None and isinstance(value, dict):
-            value = from_dict(nested, value)
-        read[name] = _tuples(value)
+    read = {name: _read(hints[name], value) for name, value in values.items()}
     try:
         return kind(**read)
     except TypeError as error:
         raise ConfigError(f"{kind.__name__}: {error}.") from error
 
 
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def _read(hint, value):
+    """A value from JSON as its annotation says: lists are tuples, dicts are dataclasses."""
+    if isinstance(value, list | tuple):
+        inner = (*typing.get_args(hint), None)[0]
+        return tuple(_read(inner, item) for item in value)
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    return from_dict(kinds[0], value) if kinds and isinstance(value, dict) else value
 
 
 replace = dataclasses.replace

@@ -110,7 +110,7 @@ class Pipeline:
         guidance: float | None = None,
         solver: str | None = None,
         shift: float | None = None,
-        noise: Float[Array, "B t h w C"] | None = None,
+        noise: Float[Array | np.ndarray, "B t h w C"] | None = None,
         variations: int | None = None,
         on_step: Callable[[int], bool | None] | None = None,
     ) -> UInt8[np.ndarray, "T H W 3"] | UInt8[np.ndarray, "B T H W 3"]:
@@ -127,13 +127,18 @@ class Pipeline:
             RequestError: the model cannot make what is asked for. Nothing has been computed then.
         """
         count = 1 if variations is None else variations
-        canvas, method = self.check(timeline, steps=steps, solver=solver, variations=count)
+        canvas, method = self.check(
+            timeline, seed=seed, steps=steps, solver=solver, variations=count
+        )
         defaults = self.config.sampler
         steps = defaults.steps if steps is None else steps
         guidance = defaults.guidance if guidance is None else guidance
         times = flow.schedule(steps, defaults.shift if shift is None else shift)
         window = timelines.next_window(canvas, self.config)
-        if count > 1 and window != _whole(canvas):  # the windows of each video build on its own
+        in_one_go = window is None or _leaves_nothing(canvas, *window)
+        if noise is not None:
+            self._check_noise(noise, canvas, window if in_one_go else None, count)
+        if count > 1 and not in_one_go:  # the windows of each video build on its own
             each = [
                 self(
                     timeline,
@@ -148,21 +153,24 @@ class Pipeline:
             ]
             return np.stack(each)
         text = self.embed([timeline.prompt, timeline.negative])
-        made = 0
+        made, videos = 0, [canvas.pixels] * count
         while window is not None:
             start, end = window
             part = timelines.cut(canvas, start, end)
             condition = conditioning.anchors(part, self.config, self._encode_pixels, *text)
             condition = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), count, 0), condition)
             shape = condition.source.shape[1:]
-            initial = self._noise(noise, [(seed + i, made) for i in range(count)], shape)
+            if noise is None:
+                initial = jnp.stack([_noise(seed + i, made, shape) for i in range(count)])
+            else:
+                initial = jnp.asarray(noise, jnp.float32)
             latents = self._sample(condition, initial, times, method, guidance, on_step)
-            videos = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
-            if count > 1:
-                return np.stack([timelines.paste(canvas, start, v).pixels for v in videos])
-            canvas = timelines.paste(canvas, start, videos[0])
-            window, made = timelines.next_window(canvas, self.config), made + 1
-        return canvas.pixels if variations is None else canvas.pixels[None]
+            decoded = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
+            canvases = [timelines.paste(canvas, start, video) for video in decoded]
+            videos = [each.pixels for each in canvases]
+            canvas, made = canvases[0], made + 1
+            window = timelines.next_window(canvas, self.config)
+        return videos[0] if variations is None else np.stack(videos)
 
     def _sample(self, condition, noise, times, method, guidance, on_step) -> Array:
         state = _start(condition, noise, times[0], method)
@@ -192,6 +200,7 @@ class Pipeline:
         self,
         timeline: Timeline,
         *,
+        seed: int = 0,
         steps: int | None = None,
         solver: str | None = None,
         variations: int = 1,
@@ -202,6 +211,8 @@ class Pipeline:
             raise RequestError(f"Sampling takes at least 1 step, got {steps}.")
         if variations < 1:
             raise RequestError(f"At least 1 variation is needed, got {variations}.")
+        if not 0 <= seed <= 2**32 - variations:
+            raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}, got {seed}.")
         try:
             method = solvers.solver(self.config.sampler.solver if solver is None else solver)
             sampler.check(method, canvas.strength)
@@ -231,11 +242,11 @@ class Pipeline:
         ids, mask = tokenize_bytes(prompts, self.config.text.max_length)
         return _embed(self.config.text, self.params["text"], ids, mask)
 
-    def encode(self, video: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w C"]:
+    def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:
         """Video in [-1, 1] to normalised latents."""
         return _encode(self.config.vae, self.params["vae"], jnp.asarray(video, jnp.float32))
 
-    def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+    def decode(self, z: Float[Array | np.ndarray, "B t h w C"]) -> Float[Array, "B T H W 3"]:
         """Normalised latents to video in [-1, 1], not clipped."""
         return _decode(self.config.vae, self.params["vae"], jnp.asarray(z, jnp.float32), None)
 
@@ -252,19 +263,24 @@ class Pipeline:
     def _encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
         return np.asarray(self.encode(to_float(frames[None])))[0]
 
-    def _noise(self, noise, seeds: list[tuple[int, int]], shape: tuple[int, ...]) -> Array:
-        """One video's noise depends on its seed and window alone, not on its place in a batch."""
-        if noise is not None:
-            noise = jnp.asarray(noise, jnp.float32)
-            if noise.shape != (len(seeds), *shape):
-                raise RequestError(
-                    f"The given noise has shape {noise.shape}, this request needs "
-                    f"{(len(seeds), *shape)}."
-                )
-            return noise
-        keys = [jax.random.fold_in(jax.random.key(seed), window) for seed, window in seeds]
-        return jnp.stack([jax.random.normal(key, shape) for key in keys])
+    def _check_noise(self, noise, canvas: Canvas, window, count: int) -> None:
+        if window is None:
+            raise RequestError("Initial noise can be given for requests that are made in one go.")
+        vae = self.config.vae
+        frames = 1 + (window[1] - window[0] - 1) // vae.temporal_ratio
+        sides = [side // vae.spatial_ratio for side in canvas.pixels.shape[1:3]]
+        wanted = (count, frames, *sides, self.config.dit.in_channels)
+        if noise.shape != wanted:
+            raise RequestError(
+                f"The given noise has shape {noise.shape}, this request needs {wanted}."
+            )
 
 
-def _whole(canvas: Canvas) -> tuple[int, int]:
-    return 0, len(canvas.pixels)
+def _noise(seed: int, window: int, shape: tuple[int, ...]) -> Array:
+    """One video's noise depends on its seed and window alone, not on its place in a batch."""
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), window), shape)
+
+
+def _leaves_nothing(canvas: Canvas, start: int, end: int) -> bool:
+    """Whether all is known once the frames from `start` to `end` - 1 are."""
+    return bool(canvas.known[: max(start, 0)].all() and canvas.known[end:].all())

@@ -1,27 +1,39 @@
-"""What every command does before it uses JAX: the compile cache, and memory settings on CPU."""
+"""What every command does before it uses JAX: the compile cache, and how memory is kept on CPU."""
 
+import ctypes
 import os
 import pathlib
 import sys
 
 import jax
 
-# Large buffers come from huge pages and go back to the allocator, not to the kernel: page faults
-# otherwise take up to half of a step on CPU. glibc reads this at start-up only.
-_TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
-    "glibc.malloc.trim_threshold=34359738368:glibc.malloc.top_pad=268435456"
-)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def set_up() -> None:
-    """Turns the compile cache on, and restarts this process once with better memory settings."""
-    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or jax.default_backend() == "cpu"
-    if sys.platform == "linux" and on_cpu and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = _TUNABLES
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    """Turns the compile cache on and keeps freed memory for the next step.
+
+    The cache is in `~/.cache/vjax`, or where JAX_COMPILATION_CACHE_DIR says.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "vjax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if sys.platform == "linux":
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Large buffers go back to the allocator, not to the kernel.
+
+    A step on CPU otherwise spends up to half of its time on page faults: each of its buffers is
+    mapped, zeroed by the kernel and unmapped again.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library, which does as it likes
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt(_M_TOP_PAD, 256 * 2**20)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,13 +41,13 @@ def find(name: str) -> pathlib.Path:
     )
 
 
-def flatten(params: models.Params) -> dict[str, np.ndarray]:
+def flatten(params: models.Params) -> dict[str, Any]:
     """Nested parameters as a flat dict with dotted names."""
     leaves = jax.tree.leaves_with_path(params)
     return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
-def unflatten(flat: dict[str, np.ndarray], like: models.Params) -> models.Params:
+def unflatten(flat: dict[str, Any], like: models.Params) -> models.Params:
     """The inverse of `flatten`, in the structure of `like`."""
     _, tree = jax.tree.flatten(like)
     return jax.tree.unflatten(tree, [flat[name] for name in flatten(like)])
@@ -57,8 +58,10 @@ def read_config(name: str) -> ModelConfig:
     directory = find(name)
     try:
         values = json.loads((directory / "model.json").read_text())
+        if not isinstance(values, dict):
+            raise configs.ConfigError("it holds no object.")
         return configs.from_dict(ModelConfig, values)
-    except (json.JSONDecodeError, configs.ConfigError) as error:
+    except (ValueError, OSError) as error:  # among them broken JSON and text that is not UTF-8
         raise BundleError(f"{directory / 'model.json'} cannot be read: {error}") from error
 
 
@@ -120,10 +123,22 @@ def save(
             save_file(flat, work / f"{network}.safetensors")
         text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
         (work / "model.json").write_text(text + "\n")
-        if directory.exists():
-            shutil.rmtree(directory)
         work.chmod(0o755)
-        work.rename(directory)
+        _replace(directory, work)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _replace(directory: pathlib.Path, new: pathlib.Path) -> None:
+    if not directory.exists():
+        new.rename(directory)
+        return
+    old = new.with_name(f"{new.name}-old")
+    directory.rename(old)
+    try:
+        new.rename(directory)
+    except BaseException:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old)

@@ -42,12 +42,12 @@ _ACCEPT = {
     "circle": 0.955,
     "square": 0.95,
     "triangle": 0.94,
-    "star": 0.915,
-    "cross": 0.925,
+    "star": 0.905,
+    "cross": 0.915,
     "ring": 0.89,
 }
 _ACCEPT_LINE = 0.78  # for lines, which are far apart from each other
-_LEAD = ((4.0, 8.0), (0.003, 0.015))  # by how much the next shape is worse, by gyration in pixels
+_LEAD = ((4.0, 8.0), (0.003, 0.01))  # by how much the next shape is worse, by gyration in pixels
 _SYMMETRY = {"square": 4, "cross": 4, "triangle": 3, "star": 5}
 
 
@@ -466,7 +466,7 @@ def _sight(
     covered = np.where(near & ~of_others, np.clip((ink - 0.2) / 0.6, 0, 1), 0)
     whole = (of_others & near).sum() < 0.01 * mine.sum() + 2
     if wall.any():
-        rim = max(2, round(0.02 * scale)) + 2
+        rim = max(1, round(0.02 * scale)) + (scale > 48)
         edge = np.flatnonzero(wall)
         low, high = np.flatnonzero(mine.any(axis=0))[[0, -1]] + left
         whole &= not (low <= edge[-1] + rim and high >= edge[0] - rim)
@@ -558,6 +558,7 @@ def _spread(items: list, most: int) -> list:
 @dataclasses.dataclass(frozen=True)
 class _Shape:
     name: str
+    nearest: str  # the best match, also where the name is unknown
     fit: float
     outlined: bool
     gyration: float  # of the matching template, for the thing's radius
@@ -566,7 +567,7 @@ class _Shape:
 def _read_shape(sights: list[_Sight]) -> _Shape:
     """The shape that most of the sights agree on, or unknown."""
     if not sights:
-        return _Shape(UNKNOWN, 0.0, False, 1.0)
+        return _Shape(UNKNOWN, UNKNOWN, 0.0, False, 1.0)
     bank = _templates()
     fits = _fits(sights)
     best = fits.argmax(axis=1)
@@ -585,7 +586,7 @@ def _read_shape(sights: list[_Sight]) -> _Shape:
     lead = np.interp(np.median([s.gyration for s in sights]), *_LEAD)
     sure = fit > (_ACCEPT_LINE if outlined else _ACCEPT[name]) and means[-1] - means[-2] > lead
     sure = sure and agreeing.mean() >= 0.7 and min(thirds) >= 0.5
-    return _Shape(name if sure else UNKNOWN, fit, outlined, gyration)
+    return _Shape(name if sure else UNKNOWN, name, fit, outlined, gyration)
 
 
 # --- Motion --------------------------------------------------------------------------------------
@@ -599,11 +600,17 @@ class _Camera:
 
 
 def _read_camera(
-    video: np.ndarray, out: np.ndarray, wall: np.ndarray, fps: float, ends: tuple[int, int]
+    video: np.ndarray,
+    out: np.ndarray,
+    wall: np.ndarray,
+    fps: float,
+    ends: tuple[int, int],
+    glow: float,
 ) -> _Camera:
     """Least-squares shift and magnification of the background between frames some steps apart.
 
-    Looks at the frames between `ends` only: those beside a cut may mix two shots.
+    Looks at the frames between `ends` only: those beside a cut may mix two shots. `glow` is how far
+    light reaches from the things, in shorter sides.
     """
     frames, height, width, _ = video.shape
     still = _Camera("static", np.zeros(frames), np.ones(frames))
@@ -615,7 +622,8 @@ def _read_camera(
     both = video[keys[[0, -1]]].astype(np.int16)
     change = np.abs(both[1] - both[0]).max(axis=-1)
     labels, areas = _components(out[keys[[0, -1]]], 0.6 * _SMALLEST * min(height, width) ** 2)
-    busy = ndimage.maximum_filter((areas[labels] > 0).any(axis=0), size=7)
+    margin = 7 + 2 * round(glow * min(height, width))
+    busy = ndimage.maximum_filter((areas[labels] > 0).any(axis=0), size=margin)
     if change[~busy].max(initial=0) < 8:
         return still
     shrink = max(1, min(height, width) // 48)
@@ -627,8 +635,9 @@ def _read_camera(
     hide = reduce(hide[keys, :tall, :wide].astype(np.float32), pool, "max", p=shrink, q=shrink)
     labels, areas = _components(hide > 0, 8)
     hide = areas[labels] > 0  # without the stars
-    valid = ~ndimage.maximum_filter(hide, size=(1, 7, 7))
     scale = min(height, width) / shrink
+    margin = 7 + 2 * round(glow * scale)
+    valid = ~ndimage.maximum_filter(hide, size=(1, margin, margin))
     filled = np.where(hide, 0, grey)
     blur = functools.partial(ndimage.gaussian_filter, sigma=(0, 1.6, 1.6))
     grey = blur(filled) / np.maximum(blur((~hide).astype(np.float32)), 0.05)
@@ -843,13 +852,27 @@ def _track_color(thing: list[_Track]) -> str:
     return name if names[name] >= 0.85 * sum(names.values()) else UNKNOWN
 
 
+def _seen_whole(sights: _Track, beside_wall: bool = False) -> list[int]:
+    """The frames that show a thing whole; beside a wall, less the ones where it is thinner."""
+    whole = sorted(t for t, s in sights.items() if s.whole)
+    if beside_wall and whole:
+        full = np.quantile([sights[t].area for t in whole], 0.8)
+        whole = [t for t in whole if sights[t].area > 0.85 * full]
+    return whole
+
+
 def _read_thing(
-    thing: list[_Track], camera: _Camera, size: tuple[int, int], fps: float, shape: _Shape | None
+    thing: list[_Track],
+    camera: _Camera,
+    size: tuple[int, int],
+    fps: float,
+    shape: _Shape | None,
+    wall: bool,
 ) -> tuple[ThingReading, _Shape]:
-    """`shape` is given where it was read already."""
+    """`shape` is given where it was read already. `wall`: whether there is one."""
     frames, scale = len(camera.zoom), min(size)
     sights: _Track = {t: s for track in reversed(thing) for t, s in track.items()}
-    whole = sorted(t for t, s in sights.items() if s.whole) or sorted(sights)
+    whole = _seen_whole(sights, wall) or sorted(sights)
     if shape is None:
         shape = _read_shape(_spread([sights[t] for t in whole], 9))
     centroid, radius = np.full((frames, 2), np.nan), np.full(frames, np.nan)
@@ -878,10 +901,8 @@ def _read_thing(
 def _kept_identity(thing: list[_Track], width: int) -> bool:
     """Whether a thing went behind the wall in the middle and came out the same."""
     sights = {t: s for track in thing for t, s in track.items()}
-    sides = [
-        [t for t, s in sorted(sights.items()) if s.whole and (s.x > width / 2) == right]
-        for right in (False, True)
-    ]
+    whole = _seen_whole(sights, True)
+    sides = [[t for t in whole if (sights[t].x > width / 2) == right] for right in (False, True)]
     if not all(sides):
         return False
     before, after = sorted(sides, key=lambda side: side[0])
@@ -893,10 +914,10 @@ def _kept_identity(thing: list[_Track], width: int) -> bool:
     )
     shapes, colors, sizes = [], [], []
     for side in (before, after):
-        shapes.append(_read_shape(_spread([sights[t] for t in side], 6)).name)
+        shapes.append(_read_shape(_spread([sights[t] for t in side], 6)).nearest)
         colors.append(_track_color([{t: sights[t] for t in side}]))
         sizes.append(np.median([sights[t].gyration for t in side]))
-    same = shapes[0] == shapes[1] != UNKNOWN and colors[0] == colors[1] != UNKNOWN
+    same = shapes[0] == shapes[1] and colors[0] == colors[1] != UNKNOWN
     return bool(hidden and same and 0.75 < sizes[1] / sizes[0] < 1.33)
 
 
@@ -968,7 +989,7 @@ def _read_overlap(
         name = max(hidden, key=lambda h: h[1])[0]
         bank = _templates()
         size = float(bank.gyrations[(bank.shapes == name)].min()) if name != UNKNOWN else 1.0
-        behind = _Shape(name if fit > 0.88 else UNKNOWN, fit, shape.outlined, size)
+        behind = _Shape(name if fit > 0.88 else UNKNOWN, name, fit, shape.outlined, size)
         found.append((fit + shape.fit, [pair[back], pair[front]], [behind, shape]))
     _, things, shapes = max(found, key=lambda f: f[0])
     return things, shapes
@@ -1005,7 +1026,7 @@ def _read_shot(
     frames, height, width, _ = video.shape
     scale = min(height, width)
     has_wall = _has_wall(video)
-    strip = np.abs(np.arange(width) + 0.5 - width / 2) < world.WALL_WIDTH / 2 * scale + 1
+    strip = np.abs(np.arange(width) + 0.5 - width / 2) < world.WALL_WIDTH / 2 * scale
     wall = strip & has_wall
     background = _read_background(video, wall)
     seen, out, glows = _see(video, background, wall)
@@ -1013,7 +1034,9 @@ def _read_shot(
     if background.name in ("black", "gray") or has_wall:
         camera = _Camera("static", np.zeros(frames), np.ones(frames))
     else:
-        camera = _read_camera(video, out, wall, fps, (2 * cut[0], frames - 2 * cut[1]))
+        camera = _read_camera(
+            video, out, wall, fps, (2 * cut[0], frames - 2 * cut[1]), 0.06 * glows
+        )
     shapes: list[_Shape | None] = [None] * len(things)
     relation = None
     if len(things) == 2:
@@ -1023,7 +1046,7 @@ def _read_shot(
             relation = "behind"
     readings, found = [], []
     for thing, shape in zip(things, shapes, strict=True):
-        reading, shape = _read_thing(thing, camera, (height, width), fps, shape)
+        reading, shape = _read_thing(thing, camera, (height, width), fps, shape, has_wall)
         readings.append(reading)
         found.append(shape)
     if len(things) == 2 and relation is None:
@@ -1046,7 +1069,10 @@ def _read_shot(
         camera=camera.name,
         wall=has_wall,
         permanence=(
-            (count == 1 and bool(things) and _kept_identity(things[0], width)) if has_wall else None
+            bool(count == 1 and readings and readings[0].shape != UNKNOWN)
+            and _kept_identity(things[0], width)
+            if has_wall
+            else None
         ),
         style=style,
         flicker=_flicker(video, out) if camera.name == "static" else float("nan"),
@@ -1062,7 +1088,7 @@ def _blocks(video: np.ndarray) -> int:
         change = np.abs(np.diff(few, axis=axis)).mean(axis=tuple({0, 1, 2, 3} - {axis}))
         seam = np.arange(1, len(change) + 1) % side == 0
         between, inside = between + change[seam].mean(), inside + change[~seam].mean()
-    return side if between > 4 * inside else 1
+    return side if between > 8 * inside else 1
 
 
 def _decimate(video: np.ndarray, side: int) -> np.ndarray:
@@ -1153,7 +1179,7 @@ def track(
         shot = video[start:stop]
         _, height, width, _ = shot.shape
         strip = np.abs(np.arange(width) + 0.5 - width / 2)
-        wall = (strip < world.WALL_WIDTH / 2 * min(height, width) + 1) & _has_wall(shot)
+        wall = (strip < world.WALL_WIDTH / 2 * min(height, width)) & _has_wall(shot)
         seen, _, _ = _see(shot, _read_background(shot, wall), wall)
         things, _ = _tracks(seen, bool(wall.any()))
         if thing_color is not None:

@@ -246,7 +246,7 @@ def _pair_paths(
     if shot.relation == "behind":
         centre = (_place(rng, width / 2 - 0.33), _place(rng, height / 2 - 0.33))
         turn = rng.uniform(0, 2 * np.pi)
-        away = rng.uniform(0.12, 0.16)
+        away = rng.uniform(0.09, 0.12)
         places = [
             (centre[0] + away * np.cos(turn), centre[1] + away * np.sin(turn)),
             (centre[0] - away * np.cos(turn) / 3, centre[1] - away * np.sin(turn) / 3),
@@ -625,32 +625,18 @@ def caption(facts: Facts, rng: np.random.Generator, *, long: bool, moving: bool 
     name = _name(rng, subject)
     if long:
         opening = str(rng.choice(_LONG_OPENINGS))
-        text = opening + _say_shot(rng, facts.shots[0], long, moving, _article(name))
+        text = opening + _say_shot(rng, facts.shots[0], len(facts.shots) == 1, moving, _article(name))
     else:
         bare = rng.uniform() < 0.25
         text = _say_shot(rng, facts.shots[0], long, moving, name if bare else _article(name))
     for shot in facts.shots[1:]:
         text += f". {_say(rng, CUT_WORDS)}: {_say_shot(rng, shot, False, moving, 'the ' + name)}"
-    if facts.style != "flat" or (long and rng.uniform() < 0.1):
+    two = len(facts.shots) == 2
+    if facts.style != "flat" or (long and not two and rng.uniform() < 0.1):
         text += f", {_say(rng, STYLE_WORDS[facts.style])}"
     if rng.uniform() < 0.3:
         text = text[0].upper() + text[1:]
     return text + ("." if long or rng.uniform() < 0.2 else "")
-
-
-def plain_caption(facts: Facts) -> str:
-    """The plainest wording of the facts, always the same."""
-
-    class Plain:
-        """Chooses the first of everything."""
-
-        def uniform(self, *_):
-            return 0.4
-
-        def choice(self, options):
-            return options[0]
-
-    return caption(facts, Plain(), long=False)  # type: ignore[arg-type]
 
 
 def vocabulary() -> frozenset[str]:

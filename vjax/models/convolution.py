@@ -5,6 +5,8 @@ A causal layer maps `(x, past)` to `(y, past)`. `past` holds the frames that cam
 before is zero. Feeding a video chunk by chunk therefore gives what feeding it at once gives.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -23,86 +25,114 @@ def kernel_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float = 1.0) -> n
     return nnx.Param((scale / fan_in) ** 0.5 * jax.random.normal(rngs.params(), shape))
 
 
-def _over_frames(x: Video, kernel: Float[Array, "h w C O"], pad: int) -> Video:
-    frames = rearrange(x, "B T H W C -> (B T) H W C")
+def _pad_start(x, frames):
+    return jnp.pad(x, [(0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)])
+
+
+def _stack_taps(x, taps, blank):
+    x = _pad_start(x, blank)
+    frames = x.shape[1] - taps + 1
+    return jnp.concatenate([x[:, k : k + frames] for k in range(taps)], axis=-1)
+
+
+def _pointwise(x, kernel, blank):
+    x = _stack_taps(x, len(kernel), blank)
+    return x @ rearrange(kernel, "t 1 1 C O -> (t C) O")
+
+
+def _conv3d(x, kernel, blank):
+    pad = [(size // 2, size // 2) for size in kernel.shape[1:3]]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1, 1),
+        padding=[(blank, 0), *pad],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _conv2d(x, kernel, pad):
     y = lax.conv_general_dilated(
-        frames,
+        rearrange(x, "B T H W C -> (B T) H W C"),
         kernel,
         window_strides=(1, 1),
-        padding=[(pad, pad), (pad, pad)],
+        padding=[(p, p) for p in pad],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return rearrange(y, "(B T) H W O -> B T H W O", B=x.shape[0])
 
 
-def _conv3d(x, kernel):
-    pad = kernel.shape[1] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1, 1),
-        padding=[(0, 0), (pad, pad), (pad, pad)],
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-    )
+def _conv3d_on_cpu(x, kernel, blank):
+    # XLA on CPU runs a 3-D convolution at about a third of the speed of this 2-D one over stacked
+    # frames.
+    taps, h, w = kernel.shape[:3]
+    x = _stack_taps(x, taps, blank)
+    return _conv2d(x, rearrange(kernel, "t h w C O -> h w (t C) O"), (h // 2, w // 2))
 
 
-def _sum_of_conv2d(x, kernel):
-    # XLA on CPU runs a 3-D convolution at about a third of the speed of this sum.
-    frames = x.shape[1] - kernel.shape[0] + 1
-    taps = [_over_frames(x[:, k : k + frames], w, w.shape[0] // 2) for k, w in enumerate(kernel)]
-    return sum(taps[1:], taps[0])
+def _gradients_on_cpu(x, kernel, dy, blank):
+    taps, h, w = kernel.shape[:3]
+    # Line up with each frame of x the output gradients that it had a part in, one per tap.
+    zero = jnp.zeros((), dy.dtype)
+    dy = [
+        lax.pad(dy, zero, [(0, 0, 0), (k - blank, taps - 1 - k, 0), *[(0, 0, 0)] * 3])
+        for k in range(taps)
+    ]
+    dy = jnp.concatenate(dy, axis=-1)
+    mirrored = rearrange(jnp.flip(kernel, (1, 2)), "t h w C O -> h w (t O) C")
+    dx = _conv2d(dy, mirrored, (h - 1 - h // 2, w - 1 - w // 2))
+    dkernel = _kernel_gradient(x, dy, (h, w))
+    return dx, rearrange(dkernel, "(t O) (h w C) -> t h w C O", t=taps, h=h, w=w)
 
 
 def _kernel_gradient(x, dy, window):
-    # XLA on CPU is slow at convolutions with image-sized kernels, which the kernel gradient is.
-    # Gathering each pixel's neighbourhood makes it a matrix product; a scan over a few frames at a
-    # time keeps the gathered pixels in cache.
-    kt, kh, kw = window
-    _, T, H, W, C = x.shape
-    later = [jnp.pad(dy, [(0, 0), (k, kt - 1 - k), (0, 0), (0, 0), (0, 0)]) for k in range(kt)]
-    dy = rearrange(jnp.concatenate(later, axis=-1), "B T H W O -> (B T) H W O")
-    x = rearrange(x, "B T H W C -> (B T) H W C")
-    cached = max(1, 2**19 // (H * W * kh * kw * C))
-    together = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n <= cached)
+    # As a convolution, with windows as large as the image, this would be the slowest part by far.
+    # Gathering each pixel's neighbours makes it a matrix product; going through the video a few
+    # frames at a time keeps what was gathered in cache.
+    (h, w), (H, W) = window, dy.shape[2:4]
+    x, dy = (rearrange(a, "B T H W C -> (B T) H W C") for a in (x, dy))
+    x = jnp.pad(x, [(0, 0), (h // 2, h // 2), (w // 2, w // 2), (0, 0)])
+    fit = max(1, 2**18 // (H * W * h * w * x.shape[-1]))
+    together = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n <= fit)
 
     def step(total, frames):
         x, dy = frames
-        x = jnp.pad(x, [(0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)])
-        near = [x[:, i : i + H, j : j + W] for i in range(kh) for j in range(kw)]
+        near = [x[:, i : i + H, j : j + W] for i in range(h) for j in range(w)]
         near = rearrange(jnp.concatenate(near, axis=-1), "B H W N -> (B H W) N")
         return total + rearrange(dy, "B H W O -> O (B H W)") @ near, None
 
-    total = jnp.zeros((dy.shape[-1], kh * kw * C), x.dtype)
+    total = jnp.zeros((dy.shape[-1], h * w * x.shape[-1]), x.dtype)
     chunks = [rearrange(a, "(n B) H W C -> n B H W C", B=together) for a in (x, dy)]
-    total, _ = lax.scan(step, total, chunks)
-    return rearrange(total, "(t O) (h w C) -> t h w C O", t=kt, h=kh, w=kw)
+    return lax.scan(step, total, chunks)[0]
 
 
-@jax.custom_vjp
-def conv3d(x: Video, kernel: Float[Array, "t h w C O"]) -> Float[Array, "B U H W O"]:
-    """Convolution with zero padding in space and none in time: U = T - t + 1 frames come out."""
-    return lax.platform_dependent(x, kernel, cpu=_sum_of_conv2d, default=_conv3d)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv3d(x: Video, kernel: Float[Array, "t h w C O"], blank: int) -> Video:
+    """A convolution that starts `blank` frames of zeros before `x`; zeros around each frame too.
+
+    An odd window keeps the height and width, an even one makes them larger by one.
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_conv3d_on_cpu, blank=blank),
+        default=functools.partial(_conv3d, blank=blank),
+    )
 
 
-def _conv3d_forward(x, kernel):
-    return conv3d(x, kernel), (x, kernel)
+def _forward(x, kernel, blank):
+    return conv3d(x, kernel, blank), (x, kernel)
 
 
-def _conv3d_backward(residuals, dy):
-    def cpu(x, kernel, dy):
-        frames = kernel.shape[0] - 1
-        padded = jnp.pad(dy, [(0, 0), (frames, frames), (0, 0), (0, 0), (0, 0)])
-        mirrored = rearrange(jnp.flip(kernel, (0, 1, 2)), "t h w C O -> t h w O C")
-        dx = _sum_of_conv2d(padded, mirrored)
-        return dx, _kernel_gradient(x, dy, kernel.shape[:3])
-
+def _backward(blank, residuals, dy):
     def default(x, kernel, dy):
-        return jax.vjp(_conv3d, x, kernel)[1](dy)
+        return jax.vjp(functools.partial(_conv3d, blank=blank), x, kernel)[1](dy)
 
+    cpu = functools.partial(_gradients_on_cpu, blank=blank)
     return lax.platform_dependent(*residuals, dy, cpu=cpu, default=default)
 
 
-conv3d.defvjp(_conv3d_forward, _conv3d_backward)
+conv3d.defvjp(_forward, _backward)
 
 
 class CausalConv(nnx.Module):
@@ -125,18 +155,18 @@ class CausalConv(nnx.Module):
 
     def __call__(self, x: Video, past: Video | None = None) -> tuple[Video, Video]:
         kernel, bias = self.weights(x.dtype)
-        seen = kernel.shape[0] - 1
-        if past is None:
-            past = jnp.zeros_like(x, shape=(x.shape[0], seen, *x.shape[2:]))
-        x = jnp.concatenate([past, x], axis=1)
-        if kernel.shape[1:3] == (1, 1):
-            # Pointwise in space: one matrix product over the temporal taps.
-            frames = x.shape[1] - seen
-            taps = jnp.concatenate([x[:, k : k + frames] for k in range(seen + 1)], axis=-1)
-            y = taps @ rearrange(kernel, "t 1 1 C O -> (t C) O")
+        taps, *window = kernel.shape[:3]
+        seen = taps - 1  # earlier frames
+        blank = seen if past is None else 0
+        x = x if past is None else jnp.concatenate([past, x], axis=1)
+        # Taps that would meet nothing but blank frames are left out: an image takes one of three.
+        idle = max(0, taps - max(1, x.shape[1]))
+        if window == [1, 1]:
+            y = _pointwise(x, kernel[idle:], blank - idle)
         else:
-            y = conv3d(x, kernel)
-        return y + bias[None, None, None, None], x[:, x.shape[1] - seen :]
+            y = conv3d(x, kernel[idle:], blank - idle)
+        x = _pad_start(x[:, -seen:] if seen else x[:, :0], max(0, seen - x.shape[1]))
+        return y + bias[None, None, None, None], x
 
 
 class Downsample(nnx.Module):
@@ -205,10 +235,14 @@ class Upsample(nnx.Module):
 
     def double_size(self, x: Video) -> Video:
         # Nearest-neighbour doubling and then a 3 x 3 convolution, without the doubled video: each
-        # of the 2 x 2 output phases is a convolution of the small one with some taps added up.
+        # of the 2 x 2 output phases sees only 2 x 2 small pixels, with some taps added up. In each
+        # direction the even phase has the taps (0, 1 + 2), the odd one, a pixel later, (0 + 1, 2).
         kernel, bias = self.resample.kernel[...], self.resample.bias[...].astype(x.dtype)
-        phases = jnp.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-        kernel = jnp.einsum("pih,qjw,thwco->tijcpqo", phases, phases, kernel).astype(x.dtype)
-        y = conv3d(x, rearrange(kernel, "t h w C p q O -> t h w C (p q O)"))
-        y = rearrange(y, "B T H W (p q O) -> B T (H p) (W q) O", p=2, q=2)
+        phases = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+        kernel = jnp.einsum("pih,qjw,thwCO->tijCpqO", phases, phases, kernel).astype(x.dtype)
+        y = conv3d(x, rearrange(kernel, "t h w C p q O -> t h w C (p q O)"), 0)
+        y = rearrange(y, "B T H W (p q O) -> p q B T H W O", p=2, q=2)
+        H, W = x.shape[2:4]
+        y = [y[p, q, :, :, p : p + H, q : q + W] for p in range(2) for q in range(2)]
+        y = rearrange(y, "(p q) B T H W O -> B T (H p) (W q) O", p=2)
         return y + bias[None, None, None, None]

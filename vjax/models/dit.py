@@ -51,31 +51,32 @@ class Attention(nnx.Module):
         context: Float[Array, "B S D"],
         rotary: Float[Array, "2 b N half"] | None = None,
     ) -> Float[Array, "B N D"]:
-        q, k, v = (
-            self._normed(x, self.q, self.q_norm),
-            self._normed(context, self.k, self.k_norm),
-            self.v(context),
-        )
-        q, k, v = (rearrange(h, "b n (k d) -> b n k d", d=self.head_dim) for h in (q, k, v))
+        if rotary is None:
+            q, k = self.q_norm(self.q(x)), self.k_norm(self.k(context))
+        else:
+            q, k = self._halves(x, self.q, self.q_norm), self._halves(context, self.k, self.k_norm)
+        heads = "b n (k d) -> b n k d"
+        q, k, v = (rearrange(h, heads, d=self.head_dim) for h in (q, k, self.v(context)))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         return self.o(rearrange(attention(q, k, v), "b n k d -> b n (k d)"))
 
-    def _normed(
+    def _halves(
         self, x: Float[Array, "B N D"], projection: Linear, norm: RMSNorm
     ) -> Float[Array, "B N inner"]:
-        """q or k. Wan turns neighbouring channels together; we turn the halves of a head.
+        """q or k with the even channels of each head first, then the odd ones.
 
-        Scores do not change when q and k change the order of their channels alike, so the kernel
-        is reordered instead of the tokens: far fewer numbers, and no strided access after it.
+        Wan turns neighbouring channels (2i, 2i+1) together. Scores do not change when q and k are
+        reordered alike, so the kernel is reordered instead of the tokens, and `rotate` then works
+        on whole halves: strided access is slow everywhere.
         """
-
-        def halves(p: Array) -> Array:
-            pairs = "... (k c pair) -> ... (k pair c)"
-            return rearrange(p, pairs, c=self.head_dim // 2, pair=2)
-
-        x = linear(x, halves(projection.kernel[...]), halves(projection.bias[...]))
-        return rms_norm(x, halves(norm.scale[...]), eps=norm.eps)
+        kernel, bias, scale = (
+            rearrange(p[...], "... (k c pair) -> ... (k pair c)", c=self.head_dim // 2, pair=2)
+            for p in (projection.kernel, projection.bias, norm.scale)
+        )
+        # The barrier keeps XLA on CPU from reordering once per token instead of once per layer.
+        kernel, bias, scale = jax.lax.optimization_barrier((kernel, bias, scale))
+        return rms_norm(linear(x, kernel, bias), scale, eps=norm.eps)
 
 
 class Block(nnx.Module):
@@ -250,7 +251,8 @@ class VideoDiT(nnx.Module):
             jnp.broadcast_to(columns[None, None, None, :, :], (*shape, columns.shape[-1])),
         ]
         angles = rearrange(jnp.concatenate(angles, axis=-1), "b f h w c -> b (f h w) c")
-        return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+        # The barrier keeps XLA on CPU from computing cosines once per head and layer.
+        return jax.lax.optimization_barrier(jnp.stack([jnp.cos(angles), jnp.sin(angles)]))
 
 
 def _append_zero_frames(t: Float[Array, "B f p"], frames: int, count: int) -> Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, UInt8
 
@@ -11,9 +12,11 @@ from vjax.config import Bucket, RunConfig
 Metrics = dict[str, Array]
 
 
-def to_float(video: UInt8[Array, "B T H W 3"], dtype=jnp.float32) -> Float[Array, "B T H W 3"]:
+def to_float(
+    video: UInt8[Array | np.ndarray, "B T H W 3"], dtype=jnp.float32
+) -> Float[Array, "B T H W 3"]:
     """Pixels from 0..255 to [-1, 1]."""
-    return video.astype(dtype) / 127.5 - 1
+    return jnp.asarray(video, dtype) / 127.5 - 1
 
 
 # --- VAE -----------------------------------------------------------------------------------------

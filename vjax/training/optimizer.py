@@ -1,4 +1,4 @@
-"""The optimizer: AdamW, or Muon for the matrices of the transformer blocks, and its schedule."""
+"""The optimizer: AdamW, or Muon for matrices and convolutions, and its schedule."""
 
 import jax
 import optax
@@ -35,7 +35,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             rate,
             # Updates of AdamW's size, so that both halves share one rate (arXiv:2502.16982).
             consistent_rms=0.2,
-            muon_weight_dimension_numbers=_block_matrices,
+            muon_weight_dimension_numbers=_matrices,
             adam_b1=config.b1,
             adam_b2=config.b2,
             adam_weight_decay=config.weight_decay,
@@ -46,14 +46,22 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 
 
-def _block_matrices(params):
-    """Muon's view of the stacked kernels [layer in out]; None leaves a leaf to AdamW."""
+def _matrices(params):
+    """Muon's view of the parameters: stacked kernels [layer in out] and convolutions [… in out].
+
+    None leaves a leaf to AdamW: embeddings, norms, biases and the layers next to the data.
+    """
 
     def numbers(path, leaf):
         names = [getattr(key, "key", "") for key in path]
-        stacked = "blocks" in names or "layers" in names
-        if stacked and names[-1] == "kernel" and leaf.ndim == 3:
+        if names[-1] != "kernel":
+            return None
+        if "blocks" in names or "layers" in names:
             return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        if leaf.ndim >= 4:
+            return optax.contrib.MuonDimensionNumbers(
+                reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=leaf.ndim - 1
+            )
         return None
 
     return jax.tree.map_with_path(numbers, params)

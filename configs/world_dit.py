@@ -1,0 +1,89 @@
+"""The DiT and text encoder of the default model, on the captioned world.
+
+    python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
+"""
+
+from vjax.config import (
+    Bucket,
+    DataConfig,
+    DiTConfig,
+    DiTLossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplerConfig,
+    TextConfig,
+)
+from vjax.data import world
+
+PROMPTS = (
+    "a red circle moves right on a black background",
+    "a yellow star spins at night",
+    "a green square to the left of a white triangle on grass",
+    "a pink ring bounces in the sky",
+    "a blue cross grows at sunset",
+    "an orange triangle circles around on gray",
+)
+
+
+def get_config() -> RunConfig:
+    return RunConfig(
+        name="world_dit",
+        trains="dit",
+        model=ModelConfig(
+            name="default",
+            dit=DiTConfig(
+                width=256,
+                depth=6,
+                heads=4,
+                head_dim=64,
+                ffn=1024,
+                in_channels=24,
+                out_channels=24,
+                patch=(1, 1, 1),
+                text_width=192,
+                anchors=True,
+                remat=False,
+            ),
+            text=TextConfig(
+                vocab=259,
+                width=192,
+                depth=3,
+                heads=3,
+                head_dim=64,
+                ffn=512,
+                max_length=160,
+            ),
+            fps=16,
+            frames=33,
+            height=96,
+            width=96,
+            max_frames=65,
+            min_side=64,
+            max_side=160,
+            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=1.5),
+            vocabulary=tuple(sorted(world.vocabulary())),
+        ),
+        data=DataConfig(
+            # Near-equal cost; short clips teach what things look like, long ones how they move.
+            buckets=(
+                Bucket(frames=17, height=96, width=96, batch=16, weight=0.36),
+                Bucket(frames=33, height=96, width=96, batch=8, weight=0.22),
+                Bucket(frames=33, height=128, width=80, batch=8, weight=0.1),
+                Bucket(frames=33, height=80, width=128, batch=8, weight=0.1),
+                Bucket(frames=65, height=96, width=96, batch=4, weight=0.06),
+                Bucket(frames=33, height=96, width=96, batch=8, weight=0.1, anchors=2),
+                Bucket(frames=65, height=96, width=96, batch=4, weight=0.03, anchors=9),
+                Bucket(frames=1, height=96, width=96, batch=32, weight=0.03),
+            ),
+        ),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=2e-3, warmup=100, ema=0.999, decay_from=0.5
+        ),
+        dit_loss=DiTLossConfig(noises=2, known_noise=0.05),
+        steps=4000,
+        log_every=50,
+        checkpoint_every=250,
+        sample_every=500,
+        sample_prompts=PROMPTS,
+    )

@@ -1,0 +1,130 @@
+"""Bundles: what is saved comes back, and what is wrong with one is said all at once."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+from vjax import weights
+from vjax.weights import BundleError
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    weights.save(tmp_path / "bundle", tiny.MODEL, tiny.params(), dtype="float32")
+    return tmp_path / "bundle"
+
+
+def test_what_is_saved_comes_back(bundle):
+    config, params = weights.load(str(bundle))
+    assert config == tiny.MODEL
+    assert jax.tree.structure(params) == jax.tree.structure(tiny.params())
+    jax.tree.map(np.testing.assert_array_equal, params, tiny.params())
+
+
+def test_weights_are_stored_in_half_the_space_by_default(bundle, tmp_path):
+    weights.save(tmp_path / "half", tiny.MODEL, tiny.params())
+    _, params = weights.load(str(tmp_path / "half"))
+    rounded = jax.tree.map(
+        lambda leaf: np.asarray(jax.numpy.asarray(leaf, "bfloat16"), np.float32), tiny.params()
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, rounded)
+    full, half = (path / "dit.safetensors" for path in (bundle, tmp_path / "half"))
+    assert half.stat().st_size < 0.7 * full.stat().st_size
+
+
+def test_single_networks_can_be_loaded(bundle):
+    _, params = weights.load(str(bundle), networks=("vae",))
+    assert list(params) == ["vae"]
+
+
+def test_an_unknown_model_lists_the_shipped_ones(bundle, monkeypatch):
+    monkeypatch.setattr(weights, "ASSETS", bundle.parent)
+    assert weights.read_config("bundle") == tiny.MODEL
+    with pytest.raises(BundleError, match=r"Unknown model 'other'.*one of: bundle"):
+        weights.load("other")
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"holds no model: it has no model\.json"):
+        weights.load(str(tmp_path))
+
+
+def test_all_wrong_tensors_are_named_at_once(bundle):
+    file = bundle / "dit.safetensors"
+    tensors = load_file(file)
+    tensors["extra.kernel"] = np.zeros(3, np.float32)
+    tensors["head.kernel"] = np.zeros((2, 3), np.float32)
+    del tensors["anchor_embed"]
+    save_file(tensors, file)
+    (bundle / "text.safetensors").unlink()
+    with pytest.raises(BundleError) as caught:
+        weights.load(str(bundle))
+    for part in (
+        "dit.safetensors lacks anchor_embed",
+        "dit.safetensors has an unknown extra.kernel",
+        "dit.safetensors: head.kernel is (2, 3), should be (16, 4)",
+        "text.safetensors is missing",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(bundle):
+    file = bundle / "vae.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BundleError, match=r"vae\.safetensors cannot be read"):
+        weights.load(str(bundle))
+    file.write_bytes(b"")
+    with pytest.raises(BundleError, match=r"vae\.safetensors cannot be read"):
+        weights.load(str(bundle))
+
+
+@pytest.mark.parametrize("text", [b'{"name": ', b"[]", b"\xff\xfe", b"{}"])
+def test_a_broken_description_is_refused(bundle, text):
+    (bundle / "model.json").write_bytes(text)
+    with pytest.raises(BundleError, match=r"model\.json cannot be read"):
+        weights.load(str(bundle))
+
+
+def test_an_unknown_field_is_refused(bundle):
+    values = json.loads((bundle / "model.json").read_text())
+    (bundle / "model.json").write_text(json.dumps({**values, "colour": 1}))
+    with pytest.raises(BundleError, match="'colour'"):
+        weights.load(str(bundle))
+
+
+@pytest.mark.parametrize("broken", ["save_file", "rename"])
+def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
+    kept = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    rename = pathlib.Path.rename
+
+    def fails(*arguments):
+        raise OSError("No space left on device")
+
+    def fails_at_the_new_one(path, target):
+        if target == bundle and not path.name.endswith("-old"):
+            fails()
+        return rename(path, target)
+
+    if broken == "save_file":
+        monkeypatch.setattr(weights, "save_file", fails)
+    else:
+        monkeypatch.setattr(pathlib.Path, "rename", fails_at_the_new_one)
+    with pytest.raises(OSError, match="No space"):
+        weights.save(bundle, tiny.MODEL, tiny.params())
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == kept
+    assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_saving_again_replaces_all_of_the_bundle(bundle):
+    shutil.copy(bundle / "vae.safetensors", bundle / "left_over")
+    weights.save(bundle, tiny.model(name="new"), {"vae": tiny.params()["vae"]}, dtype="float32")
+    assert sorted(path.name for path in bundle.iterdir()) == ["model.json", "vae.safetensors"]
+    assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+    assert weights.read_config(str(bundle)).name == "new"
