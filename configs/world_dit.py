@@ -1,6 +1,6 @@
 """The DiT and text encoder of the default model, on the captioned world.
 
-    python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
+python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
 """
 
 from vjax.config import (
@@ -33,25 +33,25 @@ def get_config() -> RunConfig:
         model=ModelConfig(
             name="default",
             dit=DiTConfig(
-                width=256,
+                width=192,
                 depth=6,
-                heads=4,
+                heads=3,
                 head_dim=64,
-                ffn=1024,
+                ffn=768,
                 in_channels=24,
                 out_channels=24,
                 patch=(1, 1, 1),
-                text_width=192,
+                text_width=128,
                 anchors=True,
                 remat=False,
             ),
             text=TextConfig(
                 vocab=259,
-                width=192,
-                depth=3,
-                heads=3,
+                width=128,
+                depth=2,
+                heads=2,
                 head_dim=64,
-                ffn=512,
+                ffn=384,
                 max_length=160,
             ),
             fps=16,
@@ -67,14 +67,11 @@ def get_config() -> RunConfig:
         data=DataConfig(
             # Near-equal cost; short clips teach what things look like, long ones how they move.
             buckets=(
-                Bucket(frames=17, height=96, width=96, batch=16, weight=0.36),
-                Bucket(frames=33, height=96, width=96, batch=8, weight=0.22),
-                Bucket(frames=33, height=128, width=80, batch=8, weight=0.1),
-                Bucket(frames=33, height=80, width=128, batch=8, weight=0.1),
-                Bucket(frames=65, height=96, width=96, batch=4, weight=0.06),
+                Bucket(frames=17, height=96, width=96, batch=16, weight=0.5),
+                Bucket(frames=33, height=96, width=96, batch=8, weight=0.2),
+                Bucket(frames=17, height=128, width=80, batch=16, weight=0.1),
+                Bucket(frames=17, height=80, width=128, batch=16, weight=0.1),
                 Bucket(frames=33, height=96, width=96, batch=8, weight=0.1, anchors=2),
-                Bucket(frames=65, height=96, width=96, batch=4, weight=0.03, anchors=9),
-                Bucket(frames=1, height=96, width=96, batch=32, weight=0.03),
             ),
         ),
         optimizer=OptimizerConfig(

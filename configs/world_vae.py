@@ -24,13 +24,14 @@ def get_config() -> RunConfig:
             name="world_vae",
             vae=VAEConfig(
                 base_dim=24,
-                decoder_base_dim=40,
+                decoder_base_dim=32,
                 z_dim=24,
                 dim_mult=(1, 2, 2),
                 num_res_blocks=1,
                 temporal_downsample=(True, True),
                 patch_size=4,
                 mid_attention=False,
+                residual=True,
             ),
             fps=16,
             frames=33,
@@ -40,8 +41,8 @@ def get_config() -> RunConfig:
         ),
         data=DataConfig(
             buckets=(
-                Bucket(frames=5, height=96, width=96, crop=64, batch=12, weight=0.75),
-                Bucket(frames=13, height=96, width=96, crop=64, batch=5, weight=0.25),
+                Bucket(frames=9, height=96, width=96, crop=64, batch=8, weight=0.75),
+                Bucket(frames=33, height=96, width=96, crop=64, batch=2, weight=0.25),
             ),
         ),
         optimizer=OptimizerConfig(

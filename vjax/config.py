@@ -54,6 +54,7 @@ class VAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     patch_size: int = 1  # pixels folded into channels before the first convolution
     mid_attention: bool = True
+    residual: bool = False  # fixed shortcuts around each change of size, as in Wan 2.2
     # Latents that leave `encode` are (z - latents_mean) / latents_std. Empty: not normalised.
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()

@@ -5,6 +5,8 @@ The last line on stdout is the path of the file. Its metadata hold the settings 
 """
 
 import argparse
+import difflib
+import math
 import os
 import pathlib
 import sys
@@ -32,6 +34,7 @@ STORED = (
     "variations",
     "model",
 )
+OPTIONS = ("help", "out", "like", *STORED[2:])
 EXAMPLES = """\
 examples:
   python -m vjax.sample --prompt "a red circle moves right on a black background"
@@ -58,14 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--negative", help="what it should not show")
     what.add_argument("--size", metavar="WxH", type=_size, help="such as 128x80; default: native")
     what.add_argument("--frames", metavar="N", type=int, help="length in frames")
-    what.add_argument("--seconds", metavar="S", type=float, help="length in seconds")
-    what.add_argument("--fps", metavar="F", type=float, help="frame rate; default: native")
+    what.add_argument("--seconds", metavar="S", type=_number, help="length in seconds")
+    what.add_argument("--fps", metavar="F", type=_number, help="frame rate; default: native")
     what.add_argument("--variations", metavar="K", type=int, help="this many, with seeds N, N+1, …")
     how = common.add_argument_group("how to make it")
     how.add_argument("--model", metavar="NAME|DIR", help="a shipped model or a bundle's directory")
     how.add_argument("--seed", metavar="N", type=int, help="decides what is left open (0)")
     how.add_argument("--steps", metavar="N", type=int, help="sampling steps")
-    how.add_argument("--guidance", metavar="G", type=float, help="how closely to follow the prompt")
+    how.add_argument(
+        "--guidance", metavar="G", type=_number, help="how closely to follow the prompt"
+    )
     how.add_argument("--solver", help="euler, heun or unipc")
     common.add_argument("--out", metavar="FILE", help="mp4, webm, gif, webp, or png for one frame")
     common.add_argument("--like", metavar="FILE", help="repeat FILE, except for what is given here")
@@ -98,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return value
+
+
 def _size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(side) for side in text.lower().split("x"))
@@ -118,11 +130,21 @@ def _range(text: str) -> tuple[int, int]:
     return start, end
 
 
+def _check_options(arguments: list[str]) -> None:
+    """Refuses an unknown option by its name; argparse would take its value for a verb."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name[:2] == "--" and not any(f"--{option}".startswith(name) for option in OPTIONS):
+            near = difflib.get_close_matches(name[2:], OPTIONS, n=1)
+            hint = f"did you mean --{near[0]}?" if near else "see --help."
+            raise UsageError(f"There is no option {name}: {hint}")
+
+
 def _settings(arguments: list[str]) -> dict[str, Any]:
     """What to make: the stored settings of `--like`, then what the command line says."""
     from vjax import video as media
 
-    # A verb may stand anywhere; argparse wants the options of the main command before it.
+    _check_options(arguments)
     given = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
     like = given.pop("like", None)
     if like is not None:
@@ -190,19 +212,23 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
     settings = _settings(arguments)
 
     import vjax
-    from vjax import runtime
+    from vjax import runtime, weights
     from vjax import video as media
 
     runtime.set_up()
     began = time.perf_counter()
     if settings["verb"] != "text":
         settings["input"] = os.path.abspath(settings["input"])
+    model = weights.find(settings["model"])
+    if model.parent != weights.ASSETS:
+        settings["model"] = os.path.abspath(model)
     timeline = _timeline(settings)
     pipe = vjax.load(settings["model"])
     canvas = pipe.canvas(timeline)
     count = settings["variations"]
     pipe.check(
         timeline,
+        seed=settings["seed"],
         steps=settings.get("steps"),
         solver=settings.get("solver"),
         variations=count,
@@ -242,16 +268,20 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("vjax")
+    try:
+        return version("vjax")
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: one line per problem, and no traceback for what the user can mend."""
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
-        paths = run(sys.argv[1:] if arguments is None else arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_as_note
+            paths = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         print("vjax.sample: interrupted; nothing was written.", file=sys.stderr)
         return 130
@@ -263,6 +293,10 @@ def main(arguments: list[str] | None = None) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _show_as_note(message, *_, **__) -> None:
+    print(f"note: {message}", file=sys.stderr)
 
 
 def _is_for_the_user(error: Exception) -> bool:

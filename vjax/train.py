@@ -18,7 +18,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from vjax import config as configs
-from vjax import runtime, weights
+from vjax import models, runtime, weights
 from vjax.config import ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
@@ -118,17 +118,13 @@ def _starting_point(config: RunConfig):
     if config.init is not None:
         _, given = weights.load(config.init, networks=TRAINED[config.trains])
         for network in TRAINED[config.trains]:
-            wanted = weights.flatten(init_shapes(config, network))
+            wanted = weights.flatten(models.abstract(getattr(config.model, network)))
             found = weights.flatten(given[network])
             if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in found.items()}:
-                raise ConfigError(f"The {network} of {config.init} has other shapes than the config.")
+                raise ConfigError(
+                    f"The {network} of {config.init} has other shapes than the config."
+                )
     return config, frozen, given
-
-
-def init_shapes(config: RunConfig, network: str):
-    from vjax import models
-
-    return models.abstract(getattr(config.model, network))
 
 
 def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.Path:

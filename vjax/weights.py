@@ -17,6 +17,7 @@ from vjax import models
 from vjax.config import ModelConfig
 
 NETWORKS = ("dit", "vae", "text")
+_SCALE = ".int8_scale"
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
 
@@ -85,10 +86,11 @@ def load(name: str, networks: tuple[str, ...] = NETWORKS) -> tuple[ModelConfig, 
         shapes = {key: leaf.shape for key, leaf in flatten(expected).items()}
         try:
             with safe_open(file, framework="flax") as tensors:
-                found = {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+                names = [key for key in tensors.keys() if not key.endswith(_SCALE)]  # noqa: SIM118
+                found = {key: tuple(tensors.get_slice(key).get_shape()) for key in names}
                 problems += _differences(file.name, shapes, found)
                 if not problems:
-                    flat = {key: np.asarray(tensors.get_tensor(key), np.float32) for key in shapes}
+                    flat = {key: _read_tensor(tensors, key) for key in shapes}
                     params[network] = unflatten(flat, expected)
         except (SafetensorError, OSError) as error:
             problems.append(f"{file.name} cannot be read ({error})")
@@ -96,6 +98,29 @@ def load(name: str, networks: tuple[str, ...] = NETWORKS) -> tuple[ModelConfig, 
         shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
         raise BundleError(f"The bundle {directory} does not fit its model.json: {shown}.")
     return config, params
+
+
+def _read_tensor(tensors, key: str) -> np.ndarray:
+    value = np.asarray(tensors.get_tensor(key))
+    if value.dtype == np.int8:
+        return value * np.asarray(tensors.get_tensor(key + _SCALE), np.float32)
+    return value.astype(np.float32)
+
+
+def _stored(params: models.Params, dtype: str) -> dict[str, np.ndarray]:
+    """Tensors as a file holds them; in int8 each column of a matrix has a scale beside it."""
+    stored = {}
+    for key, leaf in flatten(params).items():
+        value = np.asarray(leaf, np.float32)
+        if dtype != "int8":
+            stored[key] = np.ascontiguousarray(value.astype(jax.numpy.dtype(dtype)))
+        elif value.ndim < 2 or value.shape[-2] < 16:  # small ones are not worth the loss
+            stored[key] = np.ascontiguousarray(value.astype(jax.numpy.bfloat16))
+        else:
+            scale = np.maximum(np.abs(value).max(axis=-2, keepdims=True), 1e-8) / 127
+            stored[key] = np.ascontiguousarray(np.round(value / scale).astype(np.int8))
+            stored[key + _SCALE] = np.ascontiguousarray(scale)
+    return stored
 
 
 def _differences(file: str, expected: dict, found: dict) -> list[str]:
@@ -108,19 +133,22 @@ def _differences(file: str, expected: dict, found: dict) -> list[str]:
 
 
 def save(
-    directory: str | os.PathLike, config: ModelConfig, params: models.Params, dtype="bfloat16"
+    directory: str | os.PathLike,
+    config: ModelConfig,
+    params: models.Params,
+    dtype: str = "bfloat16",
 ) -> None:
-    """Writes a bundle whole or not at all: a half-written one never replaces a good one."""
+    """Writes a bundle whole or not at all: a half-written one never replaces a good one.
+
+    Args:
+        dtype: of the stored weights: "float32", "bfloat16" or "int8" (half the size of bfloat16).
+    """
     directory = pathlib.Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         for network, tree in params.items():
-            flat = {
-                key: np.ascontiguousarray(np.asarray(leaf).astype(jax.numpy.dtype(dtype)))
-                for key, leaf in flatten(tree).items()
-            }
-            save_file(flat, work / f"{network}.safetensors")
+            save_file(_stored(tree, dtype), work / f"{network}.safetensors")
         text = json.dumps(configs.to_dict(config), indent=2, ensure_ascii=False)
         (work / "model.json").write_text(text + "\n")
         work.chmod(0o755)

@@ -59,7 +59,6 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             description="Short clips of simple things that move, with exact facts and captions.",
-            homepage="https://github.com/vjax/vjax",
         )
 
     def _split_generators(self, dl_manager):
@@ -79,13 +78,16 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
                 fps=self.fps,
                 split=split,
             )
-            yield index, {
-                "video": video,
-                "fps": self.fps,
-                "short": short,
-                "long": long,
-                "facts": json.dumps(configs.to_dict(facts)),
-            }
+            yield (
+                index,
+                {
+                    "video": video,
+                    "fps": self.fps,
+                    "short": short,
+                    "long": long,
+                    "facts": json.dumps(configs.to_dict(facts)),
+                },
+            )
 
 
 def write_world(directory: str, **options) -> pathlib.Path:

@@ -625,7 +625,9 @@ def caption(facts: Facts, rng: np.random.Generator, *, long: bool, moving: bool 
     name = _name(rng, subject)
     if long:
         opening = str(rng.choice(_LONG_OPENINGS))
-        text = opening + _say_shot(rng, facts.shots[0], len(facts.shots) == 1, moving, _article(name))
+        text = opening + _say_shot(
+            rng, facts.shots[0], len(facts.shots) == 1, moving, _article(name)
+        )
     else:
         bare = rng.uniform() < 0.25
         text = _say_shot(rng, facts.shots[0], long, moving, name if bare else _article(name))

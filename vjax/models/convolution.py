@@ -1,11 +1,12 @@
 """Convolutions over video, causal in time, with a history that makes streaming exact.
 
 A causal layer maps `(x, past)` to `(y, past)`. `past` holds the frames that came before the chunk
-`x` and that the layer still looks at; `None` means that `x` starts the video, so that what came
-before is zero. Feeding a video chunk by chunk therefore gives what feeding it at once gives.
+`x` and that the layer still looks at; `None` means that `x` starts the video, so that blank frames
+came before. Feeding a video chunk by chunk therefore gives what feeding it at once gives.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,33 +15,21 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Video = Float[Array, "B T H W C"]
+from vjax.models.layers import platform
+
+# Pixels or features; a layer may change all sizes but the batch.
+Video = Float[Array, "B _T _H _W _C"]
+Kernel = Float[Array, "t h w _C _O"]
 
 
-def kernel_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float = 1.0) -> nnx.Param:
-    """A kernel [*window, C, O] that keeps the variance times `scale`: normal, std sqrt(scale/fan in)."""
-    fan_in = 1
-    for size in shape[:-1]:
-        fan_in *= size
-    return nnx.Param((scale / fan_in) ** 0.5 * jax.random.normal(rngs.params(), shape))
+def conv3d(x: Video, kernel: Kernel, blank: int) -> Video:
+    """A convolution over `x` after `blank` frames of zeros, with zeros around each frame too.
 
-
-def _pad_start(x, frames):
-    return jnp.pad(x, [(0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)])
-
-
-def _stack_taps(x, taps, blank):
-    x = _pad_start(x, blank)
-    frames = x.shape[1] - taps + 1
-    return jnp.concatenate([x[:, k : k + frames] for k in range(taps)], axis=-1)
-
-
-def _pointwise(x, kernel, blank):
-    x = _stack_taps(x, len(kernel), blank)
-    return x @ rearrange(kernel, "t 1 1 C O -> (t C) O")
-
-
-def _conv3d(x, kernel, blank):
+    No zeros follow the last frame. An odd window keeps the height and width, an even one makes
+    them larger by one.
+    """
+    if platform() == "cpu":
+        return _conv3d_on_cpu(x, kernel, blank)
     pad = [(size // 2, size // 2) for size in kernel.shape[1:3]]
     return lax.conv_general_dilated(
         x,
@@ -51,26 +40,20 @@ def _conv3d(x, kernel, blank):
     )
 
 
-def _conv2d(x, kernel, pad):
-    y = lax.conv_general_dilated(
-        rearrange(x, "B T H W C -> (B T) H W C"),
-        kernel,
-        window_strides=(1, 1),
-        padding=[(p, p) for p in pad],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return rearrange(y, "(B T) H W O -> B T H W O", B=x.shape[0])
-
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv3d_on_cpu(x, kernel, blank):
-    # XLA on CPU runs a 3-D convolution at about a third of the speed of this 2-D one over stacked
-    # frames.
+    # XLA on CPU runs a 3-D convolution at a third of the speed of this 2-D one over stacked frames.
     taps, h, w = kernel.shape[:3]
     x = _stack_taps(x, taps, blank)
     return _conv2d(x, rearrange(kernel, "t h w C O -> h w (t C) O"), (h // 2, w // 2))
 
 
-def _gradients_on_cpu(x, kernel, dy, blank):
+def _forward(x, kernel, blank):
+    return _conv3d_on_cpu(x, kernel, blank), (x, kernel)
+
+
+def _backward(blank, residuals, dy):
+    x, kernel = residuals
     taps, h, w = kernel.shape[:3]
     # Line up with each frame of x the output gradients that it had a part in, one per tap.
     zero = jnp.zeros((), dy.dtype)
@@ -83,6 +66,9 @@ def _gradients_on_cpu(x, kernel, dy, blank):
     dx = _conv2d(dy, mirrored, (h - 1 - h // 2, w - 1 - w // 2))
     dkernel = _kernel_gradient(x, dy, (h, w))
     return dx, rearrange(dkernel, "(t O) (h w C) -> t h w C O", t=taps, h=h, w=w)
+
+
+_conv3d_on_cpu.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(x, dy, window):
@@ -106,33 +92,33 @@ def _kernel_gradient(x, dy, window):
     return lax.scan(step, total, chunks)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv3d(x: Video, kernel: Float[Array, "t h w C O"], blank: int) -> Video:
-    """A convolution that starts `blank` frames of zeros before `x`; zeros around each frame too.
-
-    An odd window keeps the height and width, an even one makes them larger by one.
-    """
-    return lax.platform_dependent(
-        x,
+def _conv2d(x, kernel, pad):
+    y = lax.conv_general_dilated(
+        rearrange(x, "B T H W C -> (B T) H W C"),
         kernel,
-        cpu=functools.partial(_conv3d_on_cpu, blank=blank),
-        default=functools.partial(_conv3d, blank=blank),
+        window_strides=(1, 1),
+        padding=[(p, p) for p in pad],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    return rearrange(y, "(B T) H W O -> B T H W O", B=x.shape[0])
 
 
-def _forward(x, kernel, blank):
-    return conv3d(x, kernel, blank), (x, kernel)
+def _pointwise(x, kernel, bias):
+    # One flat axis of pixels: with several, XLA on CPU transposes both sides of the gradient.
+    sizes = dict(zip("BTHW", x.shape[:-1], strict=True))
+    kernel = rearrange(kernel, "t h w C O -> (t h w C) O")
+    y = rearrange(x, "B T H W C -> (B T H W) C") @ kernel + bias[None]
+    return rearrange(y, "(B T H W) O -> B T H W O", **sizes)
 
 
-def _backward(blank, residuals, dy):
-    def default(x, kernel, dy):
-        return jax.vjp(functools.partial(_conv3d, blank=blank), x, kernel)[1](dy)
-
-    cpu = functools.partial(_gradients_on_cpu, blank=blank)
-    return lax.platform_dependent(*residuals, dy, cpu=cpu, default=default)
+def _pad_start(x, frames):
+    return jnp.pad(x, [(0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)])
 
 
-conv3d.defvjp(_forward, _backward)
+def _stack_taps(x, taps, blank):
+    x = _pad_start(x, blank)
+    frames = x.shape[1] - taps + 1
+    return jnp.concatenate([x[:, k : k + frames] for k in range(taps)], axis=-1)
 
 
 class CausalConv(nnx.Module):
@@ -147,10 +133,13 @@ class CausalConv(nnx.Module):
         scale: float = 1.0,
         rngs: nnx.Rngs,
     ):
-        self.kernel = kernel_init(rngs, (*window, channels, out_channels), scale)
+        # LeCun's initialisation: outputs have `scale` times the variance of inputs.
+        std = (scale / (math.prod(window) * channels)) ** 0.5
+        shape = (*window, channels, out_channels)
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(out_channels))
 
-    def weights(self, dtype: jnp.dtype) -> tuple[Array, Array]:
+    def weights(self, dtype: jax.typing.DTypeLike) -> tuple[Array, Array]:
         return self.kernel[...].astype(dtype), self.bias[...].astype(dtype)
 
     def __call__(self, x: Video, past: Video | None = None) -> tuple[Video, Video]:
@@ -161,12 +150,14 @@ class CausalConv(nnx.Module):
         x = x if past is None else jnp.concatenate([past, x], axis=1)
         # Taps that would meet nothing but blank frames are left out: an image takes one of three.
         idle = max(0, taps - max(1, x.shape[1]))
+        kernel = kernel[idle:]
         if window == [1, 1]:
-            y = _pointwise(x, kernel[idle:], blank - idle)
+            near = _stack_taps(x, taps - idle, blank - idle)
+            y = _pointwise(near, kernel, bias)
         else:
-            y = conv3d(x, kernel[idle:], blank - idle)
-        x = _pad_start(x[:, -seen:] if seen else x[:, :0], max(0, seen - x.shape[1]))
-        return y + bias[None, None, None, None], x
+            y = conv3d(x, kernel, blank - idle) + bias[None, None, None, None]
+        x = x[:, max(0, x.shape[1] - seen) :]
+        return y, _pad_start(x, seen - x.shape[1])
 
 
 class Downsample(nnx.Module):
@@ -179,36 +170,44 @@ class Downsample(nnx.Module):
             self.time_conv = CausalConv(channels, channels, (3, 1, 1), rngs=rngs)
 
     def __call__(self, x: Video, past: Video | None = None) -> tuple[Video, Video | None]:
-        kernel, bias = self.resample.weights(x.dtype)
-        # Stride 2 with a row and a column of zeros after the last: output i sees 2i, 2i+1, 2i+2.
-        # Folding 2 x 2 pixels into channels makes that a stride of 1, with nothing thrown away.
-        x = rearrange(x, "B T (H p) (W q) C -> p q B T H W C", p=2, q=2)
-        below = jnp.pad(x[0], [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0), (0, 0)])[:, :, :, 1:]
-        right = jnp.pad(x[:, 0], [(0, 0), (0, 0), (0, 0), (0, 0), (0, 1), (0, 0)])[..., 1:, :]
-        corner = jnp.pad(below[0], [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0)])[..., 1:, :]
-        near = [
-            *(x[0, 0], x[0, 1], right[0]),
-            *(x[1, 0], x[1, 1], right[1]),
-            *(below[0], below[1], corner),
-        ]
-        y = jnp.concatenate(near, axis=-1) @ rearrange(kernel, "1 h w C O -> (h w C) O")
-        y = y + bias[None, None, None, None]
+        x = self.halve_size(x)
         if not self.temporal:
-            return y, None
-        # Frame 0 passes as it is; each later output sees two new frames and the one before.
-        last = y[:, -1:]
+            return x, None
+        last = x[:, -1:]
         if past is None:
-            first, y = y[:, :1], self.halve_rate(y)
-            return jnp.concatenate([first, y], axis=1), last
-        return self.halve_rate(jnp.concatenate([past, y], axis=1)), last
+            # Frame 0 passes as it is.
+            return jnp.concatenate([x[:, :1], self.halve_rate(x)], axis=1), last
+        return self.halve_rate(jnp.concatenate([past, x], axis=1)), last
+
+    def halve_size(self, x: Video) -> Video:
+        """A convolution of stride 2 after a row and a column of zeros at the far ends."""
+        kernel, bias = self.resample.weights(x.dtype)
+        if platform() == "cpu":
+            # Folding 2 x 2 pixels into channels leaves a stride of 1 and a matrix product.
+            x = jnp.pad(x, [(0, 0), (0, 0), (0, 2), (0, 2), (0, 0)])
+            x = rearrange(x, "B T (H p) (W q) C -> p q B T H W C", p=2, q=2)
+            H, W = x.shape[4] - 1, x.shape[5] - 1
+            near = [
+                x[i % 2, j % 2, :, :, i // 2 : i // 2 + H, j // 2 : j // 2 + W]
+                for i in range(3)
+                for j in range(3)
+            ]
+            near = jnp.concatenate(near, axis=-1)
+            return _pointwise(near, kernel, bias)
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 2, 2),
+            padding=[(0, 0), (0, 1), (0, 1)],
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+        return y + bias[None, None, None, None]
 
     def halve_rate(self, x: Video) -> Video:
+        """Each output sees two new frames and the one before them."""
         kernel, bias = self.time_conv.weights(x.dtype)
-        pairs = rearrange(x[:, 1:], "B (T r) H W C -> B T r H W C", r=2)
-        before = jnp.concatenate([x[:, :1], pairs[:, :-1, 1]], axis=1)[:, : pairs.shape[1]]
-        near = jnp.concatenate([before, pairs[:, :, 0], pairs[:, :, 1]], axis=-1)
-        y = near @ rearrange(kernel, "t 1 1 C O -> (t C) O")
-        return y + bias[None, None, None, None]
+        near = jnp.concatenate([x[:, :-2:2], x[:, 1:-1:2], x[:, 2::2]], axis=-1)
+        return _pointwise(near, kernel, bias)
 
 
 class Upsample(nnx.Module):
@@ -234,9 +233,12 @@ class Upsample(nnx.Module):
         return rearrange(y, "B T H W (r C) -> B (T r) H W C", r=2), past
 
     def double_size(self, x: Video) -> Video:
-        # Nearest-neighbour doubling and then a 3 x 3 convolution, without the doubled video: each
-        # of the 2 x 2 output phases sees only 2 x 2 small pixels, with some taps added up. In each
-        # direction the even phase has the taps (0, 1 + 2), the odd one, a pixel later, (0 + 1, 2).
+        """Nearest-neighbour doubling and then a 3 x 3 convolution, without the doubled video.
+
+        Each of the 2 x 2 output phases sees only 2 x 2 small pixels, with some taps added up. In
+        each direction the even phase has the taps (0, 1 + 2), the odd one, a pixel later,
+        (0 + 1, 2). That is 4/9 of the arithmetic.
+        """
         kernel, bias = self.resample.kernel[...], self.resample.bias[...].astype(x.dtype)
         phases = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
         kernel = jnp.einsum("pih,qjw,thwCO->tijCpqO", phases, phases, kernel).astype(x.dtype)

@@ -7,17 +7,20 @@ whole video as one chunk, `encode_stream` and `decode_stream` scan over it laten
 both give the same result.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Real
 
 from vjax.config import VAEConfig
-from vjax.models.convolution import CausalConv, Downsample, Upsample, Video, kernel_init
+from vjax.models.convolution import CausalConv, Downsample, Upsample, Video
 
 Latents = Float[Array, "B t h w z"]
+Pixels = Float[Array, "B T H W 3"]
 History = tuple | None  # what a network keeps of earlier chunks; None at the start of a video
 
 
@@ -70,12 +73,12 @@ class Attention(nnx.Module):
     def __call__(self, x: Video, past: None = None) -> tuple[Video, None]:
         qkv, _ = self.to_qkv(self.norm(x))
         q, k, v = rearrange(qkv, "B T H W (n C) -> n (B T) (H W) 1 C", n=3)
-        y = rearrange(jax.nn.dot_product_attention(q, k, v), "(B T) (H W) 1 C -> B T H W C",
-                      B=x.shape[0], H=x.shape[2])
+        y = jax.nn.dot_product_attention(q, k, v)
+        y = rearrange(y, "(B T) (H W) 1 C -> B T H W C", B=x.shape[0], H=x.shape[2])
         return x + self.proj(y)[0], None
 
 
-def run(layers, x: Video, past: History) -> tuple[Video, History]:
+def run(layers: Sequence[nnx.Module], x: Video, past: History) -> tuple[Video, History]:
     """The layers one after another, each with its own history."""
     kept = []
     for layer, before in zip(layers, past or (None,) * len(layers), strict=True):
@@ -95,8 +98,41 @@ class MidBlock(nnx.Module):
         return run([self.resnets[0], *self.attentions, self.resnets[1]], x, past)
 
 
+class ResidualDown(nnx.Module):
+    """A stage of the encoder beside a fixed shortcut: pixels folded into channels and averaged.
+
+    The shortcut carries a small version of the video from the first step of training on, which is
+    what makes high compression learnable (DC-AE, arXiv:2410.10733; Wan 2.2).
+    """
+
+    def __init__(
+        self, layers: list[nnx.Module], channels: int, out_channels: int, factors: tuple[int, int]
+    ):
+        self.layers = nnx.List(layers)
+        self.factors, self.out_channels = factors, out_channels
+        if channels * factors[0] * factors[1] ** 2 % out_channels:
+            raise ValueError(
+                f"A residual VAE cannot go from {channels} to {out_channels} channels: choose "
+                "widths that divide what a stage folds together."
+            )
+
+    def __call__(self, x: Video, past: History = None) -> tuple[Video, History]:
+        time, space = self.factors
+        small = jnp.pad(x, [(0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)])
+        small = rearrange(
+            small, "B (T r) (H p) (W q) C -> B T H W (C r p q)", r=time, p=space, q=space
+        )
+        small = reduce(small, "B T H W (O g) -> B T H W O", "mean", O=self.out_channels)
+        x, past = run(self.layers, x, past)
+        return x + small, past
+
+
 class UpBlock(nnx.Module):
-    """Residual blocks and then, except in the last stage, an upsampling that halves the channels."""
+    """Residual blocks and, except in the last stage, an upsampling.
+
+    Wan 2.1's upsampling halves the channels; Wan 2.2 (`residual`) keeps them and adds a fixed
+    shortcut: channels repeated and unfolded into pixels.
+    """
 
     def __init__(
         self,
@@ -105,6 +141,7 @@ class UpBlock(nnx.Module):
         num_res_blocks: int,
         upsample: bool,
         temporal: bool,
+        residual: bool,
         *,
         rngs: nnx.Rngs,
     ):
@@ -112,12 +149,20 @@ class UpBlock(nnx.Module):
         self.resnets = nnx.List(
             [ResBlock(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         )
+        grown = out_channels if residual else out_channels // 2
         self.upsamplers = nnx.List(
-            [Upsample(out_channels, out_channels // 2, temporal, rngs=rngs)] if upsample else []
+            [Upsample(out_channels, grown, temporal, rngs=rngs)] if upsample else []
         )
+        self.shortcut = (2 if temporal else 1, out_channels) if residual and upsample else None
 
     def __call__(self, x: Video, past: History = None) -> tuple[Video, History]:
-        return run([*self.resnets, *self.upsamplers], x, past)
+        y, kept = run([*self.resnets, *self.upsamplers], x, past)
+        if self.shortcut is None:
+            return y, kept
+        time, out_channels = self.shortcut
+        large = jnp.repeat(x, 4 * time * out_channels // x.shape[-1], axis=-1)
+        large = rearrange(large, "B T H W (O r p q) -> B (T r) (H p) (W q) O", r=time, p=2, q=2)
+        return y + (large[:, time - 1 :] if past is None else large), kept
 
 
 class Encoder(nnx.Module):
@@ -126,14 +171,23 @@ class Encoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         widths = [config.base_dim * m for m in (1, *config.dim_mult)]
         self.conv_in = CausalConv(3 * config.patch_size**2, widths[0], rngs=rngs)
-        blocks = []
+        blocks: list[nnx.Module] = []
         stages = list(zip(widths[:-1], widths[1:], strict=True))
         for i, (channels, out_channels) in enumerate(stages):
+            stage: list[nnx.Module] = []
+            first = channels
             for _ in range(config.num_res_blocks):
-                blocks.append(ResBlock(channels, out_channels, rngs=rngs))
+                stage.append(ResBlock(channels, out_channels, rngs=rngs))
                 channels = out_channels
-            if i < len(stages) - 1:
-                blocks.append(Downsample(out_channels, config.temporal_downsample[i], rngs=rngs))
+            shrinks = i < len(stages) - 1
+            temporal = shrinks and config.temporal_downsample[i]
+            if shrinks:
+                stage.append(Downsample(out_channels, temporal, rngs=rngs))
+            if config.residual:
+                factors = (2 if temporal else 1, 2 if shrinks else 1)
+                blocks.append(ResidualDown(stage, first, out_channels, factors))
+            else:
+                blocks += stage
         self.down_blocks = nnx.List(blocks)
         self.mid_block = MidBlock(widths[-1], config.mid_attention, rngs=rngs)
         self.norm_out = RMSNorm(widths[-1])
@@ -158,11 +212,18 @@ class Decoder(nnx.Module):
         self.mid_block = MidBlock(widths[0], config.mid_attention, rngs=rngs)
         blocks = []
         for i, (channels, out_channels) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            channels = channels // 2 if i else channels  # the upsampling before halved them
             upsample = i < len(config.dim_mult) - 1
+            if i and not config.residual:
+                channels //= 2  # the upsampling before halved them
             blocks.append(
                 UpBlock(
-                    channels, out_channels, config.num_res_blocks, upsample, temporal[i], rngs=rngs
+                    channels,
+                    out_channels,
+                    config.num_res_blocks,
+                    upsample,
+                    temporal[i],
+                    config.residual,
+                    rngs=rngs,
                 )
             )
         self.up_blocks = nnx.List(blocks)
@@ -190,52 +251,39 @@ class VAE(nnx.Module):
         self.post_quant_conv = CausalConv(config.z_dim, config.z_dim, (1, 1, 1), rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
-    def encode(self, video: Float[Array, "B T H W 3"]) -> tuple[Latents, Latents]:
-        """Mean and log-variance of the latents, before `normalise`."""
+    def encode(self, video: Pixels) -> tuple[Latents, Latents]:
+        """Mean and log-variance of the latents, before `normalise`.
+
+        Raises ValueError unless the video has 1 + temporal_ratio * k frames, and a height and width
+        that are multiples of spatial_ratio.
+        """
         self._check(video)
-        moments, _ = self._encode_chunk(video)
-        return self._split(moments)
+        return self._moments(self._encode(video)[0])
 
-    def encode_stream(self, video: Float[Array, "B T H W 3"]) -> tuple[Latents, Latents]:
-        """The same as `encode`, one latent at a time: memory does not grow with the length."""
+    def encode_stream(self, video: Pixels) -> tuple[Latents, Latents]:
+        """The same as `encode`, one latent at a time: its memory does not grow with the length."""
         self._check(video)
-        first, past = self._encode_chunk(video[:, :1])
+        return self._moments(_stream(self._encode, video, self.config.temporal_ratio, 1))
 
-        def step(past, chunk):
-            moments, past = self._encode_chunk(chunk, past)
-            return past, moments
-
-        chunks = rearrange(video[:, 1:], "B (t r) H W C -> t B r H W C",
-                           r=self.config.temporal_ratio)
-        _, rest = lax.scan(step, past, chunks)
-        rest = rearrange(rest, "t B 1 h w z -> B t h w z")
-        return self._split(jnp.concatenate([first, rest], axis=1))
-
-    def decode(self, latents: Latents) -> Float[Array, "B T H W 3"]:
+    def decode(self, latents: Latents) -> Pixels:
         """The video of latents that are not normalised (see `denormalise`); it is not clipped."""
-        return self._decode_chunk(latents)[0]
+        return self._decode(latents)[0]
 
-    def decode_stream(self, latents: Latents, dtype=None) -> Num[Array, "B T H W 3"]:
-        """The same as `decode`, one latent at a time: memory does not grow with the length.
+    def decode_stream(
+        self, latents: Latents, dtype: jax.typing.DTypeLike | None = None
+    ) -> Real[Array, "B T H W 3"]:
+        """The same as `decode`, one latent at a time: its memory does not grow with the length.
 
         With `dtype=jnp.uint8` each chunk becomes pixels in 0..255 before it is stored.
         """
-        def finish(x):
-            if dtype is None:
-                return x
+
+        def step(chunk, past):
+            video, past = self._decode(chunk, past)
             if dtype == jnp.uint8:
-                x = jnp.round((jnp.clip(x.astype(jnp.float32), -1, 1) + 1) * 127.5)
-            return x.astype(dtype)
+                video = jnp.round(127.5 * (jnp.clip(video.astype(jnp.float32), -1, 1) + 1))
+            return video.astype(dtype or video.dtype), past
 
-        first, past = self._decode_chunk(latents[:, :1])
-
-        def step(past, chunk):
-            video, past = self._decode_chunk(chunk[:, None], past)
-            return past, finish(video)
-
-        _, rest = lax.scan(step, past, rearrange(latents[:, 1:], "B t h w z -> t B h w z"))
-        rest = rearrange(rest, "t B r H W C -> B (t r) H W C")
-        return jnp.concatenate([finish(first), rest], axis=1)
+        return _stream(step, latents, 1, self.config.temporal_ratio)
 
     def normalise(self, z: Latents) -> Latents:
         """Latents as the video model sees them: about zero mean and unit variance."""
@@ -252,37 +300,56 @@ class VAE(nnx.Module):
         return z * std + mean
 
     def _statistics(self, dtype):
-        mean = jnp.array(self.config.latents_mean, dtype)[None, None, None, None]
-        std = jnp.array(self.config.latents_std, dtype)[None, None, None, None]
-        return mean, std
+        statistics = self.config.latents_mean, self.config.latents_std
+        return (jnp.array(a, dtype)[None, None, None, None] for a in statistics)
 
-    def _split(self, moments):
-        return tuple(jnp.split(moments, 2, axis=-1))
-
-    def _encode_chunk(self, video, past=None):
+    def _encode(self, video, past=None):
         p = self.config.patch_size
         x = rearrange(video, "B T (H p) (W q) C -> B T H W (C q p)", p=p, q=p)
         with jax.named_scope("vae_encoder"):
             x, past = self.encoder(x, past)
             return self.quant_conv(x)[0], past
 
-    def _decode_chunk(self, latents, past=None):
+    def _decode(self, latents, past=None):
         p = self.config.patch_size
         with jax.named_scope("vae_decoder"):
             x, past = self.decoder(self.post_quant_conv(latents)[0], past)
         return rearrange(x, "B T H W (C q p) -> B T (H p) (W q) C", p=p, q=p), past
 
+    def _moments(self, x):
+        return tuple(jnp.split(x, 2, axis=-1))
+
     def _check(self, video):
         _, frames, height, width, _ = video.shape
         r, s = self.config.temporal_ratio, self.config.spatial_ratio
-        if frames % r != 1 % r:
+        if frames < 1 or (frames - 1) % r:
             lower = (frames - 1) // r * r + 1
-            near = f"{lower} or {lower + r}" if lower > 0 else f"{lower + r}"
-            raise ValueError(
-                f"A video must have 1 + {r} k frames, got {frames}: use {near} frames."
-            )
+            near = f"{lower} or {lower + r}" if frames > 1 else "1"
+            raise ValueError(f"A video has 1 + {r} k frames, this one {frames}: give it {near}.")
         if height % s or width % s:
             raise ValueError(
-                f"Height and width must be multiples of {s}, got {height} x {width}: "
-                f"resize or crop the video first."
+                f"Height and width are multiples of {s}, those of this video are {height} and "
+                f"{width}: resize or crop it."
             )
+
+
+def _stream(step: Callable, x: Array, size: int, out_size: int) -> Array:
+    """`step` over frame 0 of `x` and then chunks of `size`, each of which gives `out_size` frames.
+
+    Chunks are read and written in place, so nothing but `x` and the result is as long as `x`.
+    """
+    first, past = step(x[:, :1], None)
+    chunks = (x.shape[1] - 1) // size
+    if not chunks:
+        return first
+    shape = (first.shape[0], 1 + chunks * out_size, *first.shape[2:])
+    out = jnp.zeros_like(first, shape=shape).at[:, :1].set(first)
+
+    def body(carry, i):
+        past, out = carry
+        chunk = lax.dynamic_slice_in_dim(x, 1 + i * size, size, axis=1)
+        y, past = step(chunk, past)
+        return (past, lax.dynamic_update_slice_in_dim(out, y, 1 + i * out_size, axis=1)), None
+
+    (_, out), _ = lax.scan(body, (past, out), jnp.arange(chunks))
+    return out

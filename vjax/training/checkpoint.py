@@ -57,7 +57,9 @@ class Checkpoints:
                 raise
             except Exception as error:  # whatever a damaged file makes the readers raise
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                log.warning("Checkpoint %d is damaged (%s); trying the one before it.", step, reason)
+                log.warning(
+                    "Checkpoint %d is damaged (%s); trying the one before it.", step, reason
+                )
                 self._set_aside(step)
         if steps:
             raise ConfigError(

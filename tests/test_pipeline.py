@@ -1,0 +1,209 @@
+"""The pipeline: its stages, seeds, kept frames in every verb, and refusals before any compile."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import vjax
+from vjax import models, pipeline, weights
+from vjax.pipeline import Pipeline
+from vjax.progress import Cancelled
+from vjax.timeline import RequestError, Timeline
+
+
+@functools.cache
+def pipe() -> Pipeline:
+    return Pipeline(tiny.MODEL, tiny.params())
+
+
+SHORT = vjax.text("a red circle", frames=5)
+
+
+@functools.cache
+def short(seed: int) -> np.ndarray:
+    return pipe()(SHORT, seed=seed)
+
+
+# --- Stages --------------------------------------------------------------------------------------
+
+
+def test_streamed_stages_equal_whole_ones():
+    video = tiny.clip(9)[None].astype(np.float32) / 127.5 - 1
+    z = pipe().encode(video)
+    assert z.shape == (1, 3, 4, 4, 4)
+    vae = models.bind(tiny.MODEL.vae, tiny.params()["vae"])
+    np.testing.assert_allclose(z, vae.normalise(vae.encode(jnp.asarray(video))[0]), atol=1e-4)
+    decoded = pipe().decode(z)
+    assert decoded.shape == (1, 9, 32, 32, 3)
+    np.testing.assert_allclose(decoded, vae.decode(vae.denormalise(z)), atol=1e-4)
+
+
+def test_texts_are_told_apart_and_end_in_zeros():
+    text = pipe().embed(["red", "blue", ""])
+    assert text.shape == (3, 32, 16)
+    assert not text[0, 4:].any()
+    assert text[1, 4].any()
+    assert not np.allclose(text[0, 0], text[1, 0])
+
+
+def test_velocity_takes_time_per_clip_frame_or_position():
+    z = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 4))
+    text = pipe().embed(["a red circle", "blue"])
+    t = jnp.array([0.3, 0.8])
+    per_clip = pipe().velocity(z, t, text)
+    assert per_clip.shape == z.shape
+    per_frame = pipe().velocity(z, jnp.broadcast_to(t[:, None], (2, 2)), text)
+    everywhere = jnp.broadcast_to(t[:, None, None, None], z.shape[:4])
+    per_position = pipe().velocity(z, everywhere, text)
+    np.testing.assert_allclose(per_frame, per_clip, atol=1e-5)
+    np.testing.assert_allclose(per_position, per_clip, atol=1e-5)
+    other = pipe().velocity(z, everywhere.at[0, 1].set(0), text)
+    assert not np.allclose(other[0], per_clip[0], atol=1e-3)
+    np.testing.assert_allclose(other[1], per_clip[1], atol=1e-5)
+
+
+# --- Seeds, noise and variations -----------------------------------------------------------------
+
+
+def test_the_seed_decides_the_bytes():
+    assert short(1).shape == (5, 32, 32, 3)
+    assert pipe()(SHORT, seed=1).tobytes() == short(1).tobytes()
+    assert not np.array_equal(short(2), short(1))
+
+
+def test_prompt_and_negative_matter():
+    for other in (vjax.text("blue", frames=5), vjax.text("a red circle", negative="a", frames=5)):
+        assert not np.array_equal(pipe()(other, seed=1), short(1))
+
+
+def test_given_noise_takes_the_place_of_the_seed():
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), 0), (2, 4, 4, 4))[None]
+    np.testing.assert_array_equal(pipe()(SHORT, noise=noise, seed=5), short(1))
+    assert not np.array_equal(pipe()(SHORT, noise=-np.asarray(noise), seed=1), short(1))
+    with pytest.raises(RequestError, match=r"needs \(1, 2, 4, 4, 4\)"):
+        pipe()(SHORT, noise=noise[:, :1])
+
+
+def test_variations_are_the_videos_of_successive_seeds():
+    videos = pipe()(SHORT, seed=1, variations=2)
+    assert videos.shape == (2, 5, 32, 32, 3)
+    for video, seed in zip(videos, (1, 2), strict=True):
+        assert np.abs(video.astype(int) - short(seed)).max() <= 1
+    assert pipe()(SHORT, seed=1, variations=1).shape == (1, 5, 32, 32, 3)
+
+
+# --- Kept frames ---------------------------------------------------------------------------------
+
+REQUESTS = {
+    "animate": vjax.animate(tiny.clip(1)[0], "a red circle"),
+    "extend": vjax.extend(tiny.clip(5), "a red circle", seconds=0.5),
+    "extend to an odd length": vjax.extend(tiny.clip(6), "a red circle", seconds=0.25),
+    "extend before": vjax.extend(tiny.clip(5), "a red circle", seconds=0.5, before=True),
+    "infill": vjax.infill(tiny.clip(9), "a red circle", keep=[(0, 3), (-2, 9)]),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_kept_frames_come_back_as_given(name):
+    canvas = pipe().canvas(REQUESTS[name])
+    video = pipe()(REQUESTS[name], seed=3)
+    assert video.shape == canvas.pixels.shape
+    assert 0 < canvas.known.sum() < len(video)
+    np.testing.assert_array_equal(video[canvas.known], canvas.pixels[canvas.known])
+    for frame in video[~canvas.known]:  # made, not left black
+        assert frame.std() > 1
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_longer_than_the_model_is_made_in_windows(before):
+    small = Pipeline(tiny.model(max_frames=9), tiny.params())
+    timeline = vjax.extend(tiny.clip(5), "a red circle", seconds=2, before=before)
+    video = small(timeline, seed=3)
+    assert video.shape == (21, 32, 32, 3)
+    given = slice(16, 21) if before else slice(0, 5)
+    np.testing.assert_array_equal(video[given], tiny.clip(5))
+    made = np.delete(video, np.r_[given], axis=0)
+    assert (made.std(axis=(1, 2, 3)) > 1).all()
+    assert len(np.unique(made.reshape(16, -1), axis=0)) == 16
+    if not before:
+        videos = small(timeline, seed=2, variations=2)
+        np.testing.assert_array_equal(videos[1], video)
+    with pytest.raises(RequestError, match="in one go"):
+        small(timeline, noise=np.zeros((1, 3, 4, 4, 4), np.float32))
+
+
+def test_a_request_with_nothing_to_make_returns_what_is_given():
+    timeline = vjax.animate(tiny.clip(1)[0], "a red circle", frames=1)
+    np.testing.assert_array_equal(pipe()(timeline), tiny.clip(1))
+    assert pipe()(timeline, variations=2).shape == (2, 1, 32, 32, 3)
+
+
+def test_partial_strength_departs_from_the_source():
+    strength = np.full((5, 1, 1, 1), 0.5, np.float32)
+    timeline = Timeline("a red circle", pixels=tiny.clip(5), strength=strength)
+    with pytest.raises(RequestError, match="use euler or heun"):
+        pipe()(timeline)
+    one = pipe()(timeline, solver="euler")
+    other = Timeline("a red circle", pixels=tiny.clip(5, seed=2), strength=strength)
+    assert not np.array_equal(pipe()(other, solver="euler"), one)
+
+
+# --- Stopping and refusing -----------------------------------------------------------------------
+
+
+def test_on_step_watches_and_stops():
+    seen = []
+    pipe()(SHORT, on_step=seen.append)
+    assert seen == [1, 2]
+    seen.clear()
+    with pytest.raises(Cancelled):
+        pipe()(SHORT, on_step=lambda step: seen.append(step) or True)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("timeline", "options", "message"),
+    [
+        (SHORT, {"steps": 0}, "at least 1 step"),
+        (SHORT, {"solver": "magic"}, "euler, heun, unipc"),
+        (SHORT, {"variations": 0}, "At least 1 variation"),
+        (SHORT, {"seed": -1}, "seed is a whole number"),
+        (SHORT, {"seed": 2**32}, "seed is a whole number"),
+        (SHORT, {"noise": np.zeros((1, 2, 4, 4, 5), np.float32)}, "noise has shape"),
+        (vjax.text("a", size=(33, 32)), {}, "nearest is 32x32"),
+        (vjax.text("a", frames=8), {}, "5 or 9"),
+        (vjax.text(""), {}, "prompt is empty"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_any_compile(timeline, options, message, monkeypatch):
+    def compiled(*_, **__):
+        raise AssertionError("something was computed")
+
+    for name in ("_embed", "_encode", "_decode", "_start", "_advance"):
+        monkeypatch.setattr(pipeline, name, compiled)
+    with pytest.raises(RequestError, match=message):
+        pipe()(timeline, **options)
+
+
+def test_words_that_the_model_cannot_know_are_named():
+    assert pipe().warnings(vjax.text("A red circle, moves right.")) == []
+    (warning,) = pipe().warnings(vjax.text("a red dragon moves; swiftly"))
+    assert "dragon, swiftly" in warning
+    (warning,) = pipe().warnings(vjax.text("a red circle " * 3))
+    assert "longer than 31 bytes" in warning
+
+
+def test_a_bundle_without_a_network_makes_no_videos():
+    with pytest.raises(weights.BundleError, match="no text"):
+        Pipeline(tiny.model(text=None), tiny.params())
+
+
+def test_a_saved_bundle_loads_by_its_directory(tmp_path):
+    weights.save(tmp_path / "bundle", tiny.MODEL, tiny.params(), dtype="float32")
+    loaded = vjax.load(tmp_path / "bundle")
+    assert loaded.config == tiny.MODEL
+    np.testing.assert_array_equal(loaded(SHORT, seed=1), short(1))

@@ -1,0 +1,195 @@
+"""VAE against diffusers' AutoencoderKLWan, and streamed against whole."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vjax import models
+from vjax.config import VAEConfig
+from vjax.models import convolution
+
+# Of the same make as the recorded one; 16 times smaller in each direction and 4 in time.
+WAN = VAEConfig(base_dim=4, z_dim=3, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
+SMALL = VAEConfig(
+    base_dim=4,
+    decoder_base_dim=6,
+    z_dim=2,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    patch_size=2,
+    mid_attention=False,
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="dtype")
+def call(config, method, params, x, **options):
+    return getattr(models.bind(config, params), method)(x, **options)
+
+
+@functools.cache
+def small_params():
+    """Random parameters, with biases and last convolutions that do something too."""
+    shapes, tree = jax.tree.flatten(models.abstract(SMALL))
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    leaves = [0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, shapes, strict=True)]
+    return tree.unflatten(leaves)
+
+
+def noise(*shape, dtype=jnp.float32):
+    return jax.random.uniform(jax.random.key(1), shape, dtype, -1, 1)
+
+
+def close(a, b, tolerance=1e-4):
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@functools.cache
+def recorded():
+    path = pathlib.Path(__file__).parent / "data" / "vae_wan21.npz"
+    return dict(np.load(path))
+
+
+def wan_params():
+    """The recorded weights: diffusers' names are ours, but for its place of the 2-D kernels."""
+
+    def leaf(path, abstract):
+        name = ".".join(str(key.key) for key in path)
+        name = name.replace("kernel", "weight").replace("resample.", "resample.1.")
+        x = recorded()[f"param/{name}"].astype(np.float32)
+        if x.ndim >= 4 and name.endswith("weight"):
+            x = np.moveaxis(x, (0, 1), (-1, -2))  # out, in, window → window, in, out
+        return jnp.asarray(x.reshape(abstract.shape))
+
+    params = jax.tree.map_with_path(leaf, models.abstract(WAN))
+    assert len(jax.tree.leaves(params)) == sum(name.startswith("param/") for name in recorded())
+    return params
+
+
+def test_wan_encoder():
+    mean, logvar = call(WAN, "encode", wan_params(), recorded()["video"])
+    close(mean, recorded()["mean"])
+    close(logvar, recorded()["logvar"])
+
+
+def test_wan_decoder():
+    close(call(WAN, "decode", wan_params(), recorded()["latents"]), recorded()["decoded"])
+
+
+def test_published_size():
+    # What diffusers' AutoencoderKLWan has with its default configuration.
+    sizes = [np.prod(x.shape) for x in jax.tree.leaves(models.abstract(VAEConfig()))]
+    assert sum(sizes) == 126_892_531
+
+
+@pytest.mark.parametrize("latents", [1, 2, 4])
+def test_encode_streams(latents):
+    video = noise(2, 4 * latents - 3, 16, 24, 3)
+    whole = call(SMALL, "encode", small_params(), video)
+    assert whole[0].shape == (2, latents, 2, 3, 2)
+    for a, b in zip(call(SMALL, "encode_stream", small_params(), video), whole, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("latents", [1, 2, 4])
+def test_decode_streams(latents):
+    z = noise(2, latents, 2, 3, 2)
+    whole = call(SMALL, "decode", small_params(), z)
+    assert whole.shape == (2, 4 * latents - 3, 16, 24, 3)
+    close(call(SMALL, "decode_stream", small_params(), z), whole)
+
+
+def test_uint8_from_the_device():
+    z = noise(1, 3, 2, 2, 2)
+    video = call(SMALL, "decode", small_params(), z)
+    pixels = call(SMALL, "decode_stream", small_params(), z, dtype=jnp.uint8)
+    assert pixels.dtype == jnp.uint8
+    expected = np.round(127.5 * (np.clip(video, -1, 1) + 1))
+    assert np.abs(pixels.astype(np.float32) - expected).max() <= 1
+    assert (pixels == expected).mean() > 0.99
+
+
+def test_streaming_memory_does_not_grow():
+    def temporary(method, *shape):
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        compiled = call.lower(SMALL, method, models.abstract(SMALL), x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    for method, frame, short, long in (
+        ("encode_stream", (64, 64, 3), 9, 81),
+        ("decode_stream", (8, 8, 2), 3, 21),
+    ):
+        assert temporary(method, 1, long, *frame) < 1.05 * temporary(method, 1, short, *frame)
+
+
+def test_causal():
+    video = noise(1, 13, 16, 16, 3)
+    changed = video.at[:, 5:].multiply(-1)
+    a, b = (call(SMALL, "encode", small_params(), v)[0] for v in (video, changed))
+    np.testing.assert_array_equal(a[:, :2], b[:, :2])
+    assert np.abs(a[:, 2] - b[:, 2]).max() > 1e-3
+    a, b = (call(SMALL, "decode", small_params(), z) for z in (a, b))
+    np.testing.assert_array_equal(a[:, :5], b[:, :5])
+    assert np.abs(a[:, 5] - b[:, 5]).max() > 1e-3
+
+
+def test_bfloat16():
+    video = noise(1, 5, 16, 16, 3)
+    mean, logvar = call(SMALL, "encode", small_params(), video.astype(jnp.bfloat16))
+    assert mean.dtype == logvar.dtype == jnp.bfloat16
+    close(mean, call(SMALL, "encode", small_params(), video)[0], 0.05)
+
+
+def test_normalise():
+    config = dataclasses.replace(SMALL, latents_mean=(1.0, -2.0), latents_std=(2.0, 0.5))
+    vae = models.bind(config, small_params())
+    z = noise(1, 2, 3, 3, 2)
+    np.testing.assert_allclose(vae.normalise(z)[..., 1], (z[..., 1] + 2) / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(vae.denormalise(vae.normalise(z)), z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(models.bind(SMALL, small_params()).normalise(z), z)
+
+
+def test_wrong_sizes_say_what_fits():
+    vae = models.bind(SMALL, small_params())
+    with pytest.raises(ValueError, match=r"1 \+ 4 k frames, this one 7: give it 5 or 9"):
+        vae.encode(noise(1, 7, 16, 16, 3))
+    with pytest.raises(ValueError, match="multiples of 8, those of this video are 16 and 20"):
+        vae.encode_stream(noise(1, 5, 16, 20, 3))
+
+
+@pytest.mark.parametrize(
+    ("window", "blank", "frames"),
+    [((3, 3, 3), 2, 4), ((3, 3, 3), 0, 4), ((2, 3, 3), 1, 1), ((1, 2, 2), 0, 2)],
+)
+def test_convolution_on_cpu_is_the_plain_one(monkeypatch, window, blank, frames):
+    x, kernel = noise(2, frames, 5, 6, 3), noise(*window, 3, 4)
+    dy = noise(2, frames + blank - window[0] + 1, 6 - window[1] % 2, 7 - window[2] % 2, 4)
+    results = {}
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(convolution, "platform", lambda name=platform: name)
+        y, gradients = jax.vjp(lambda x, w: convolution.conv3d(x, w, blank), x, kernel)
+        results[platform] = y, *gradients(dy)
+    for a, b in zip(results["cpu"], results["tpu"], strict=True):
+        close(a, b, 1e-5)
+
+
+def test_whole_network_is_the_same_on_other_platforms(monkeypatch):
+    video = noise(1, 5, 16, 16, 3)
+
+    def loss(params):
+        vae = models.bind(SMALL, params)
+        return jnp.mean((vae.decode(vae.encode(video)[0]) - video) ** 2)
+
+    gradients = []
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(convolution, "platform", lambda name=platform: name)
+        gradients.append(jax.jit(jax.grad(lambda params: loss(params)))(small_params()))
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        close(a, b, 1e-3)
