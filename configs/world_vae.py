@@ -25,7 +25,7 @@ def get_config() -> RunConfig:
             vae=VAEConfig(
                 base_dim=24,
                 decoder_base_dim=32,
-                z_dim=24,
+                z_dim=48,
                 dim_mult=(1, 2, 2),
                 num_res_blocks=1,
                 temporal_downsample=(True, True),
@@ -46,10 +46,10 @@ def get_config() -> RunConfig:
             ),
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, warmup=40, ema=0.998, decay_from=0.6
+            name="muon", learning_rate=5e-3, warmup=40, ema=0.998, decay_from=0.5
         ),
-        vae_loss=VAELossConfig(kl=1e-3, edges=1.0, equivariance=0.1),
-        steps=1500,
+        vae_loss=VAELossConfig(kl=1e-3, squared=5.0, equivariance=0.1),
+        steps=900,
         log_every=50,
         checkpoint_every=300,
         sample_every=300,

@@ -10,9 +10,6 @@ _flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
 
-# Commands restart themselves once to set this (vjax/runtime.py), a test run must not.
-os.environ.setdefault("GLIBC_TUNABLES", "")
-
 # One compile cache per run, shared by its worker processes, which inherit the variable.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="vjax-test-cache-")

@@ -1,4 +1,4 @@
-"""Known frames as conditions: in place where that is exact, as anchors with true times elsewhere."""
+"""Known frames as conditions: in place where that is exact, elsewhere as anchors in time."""
 
 import functools
 

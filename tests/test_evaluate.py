@@ -57,7 +57,7 @@ def test_animate_extend_and_infill_rows():
 
 def test_a_jump_at_the_seam_and_changed_frames_are_seen():
     after = next(evaluate.rows(PIPE)["extend after"])
-    clip, facts, _ = evaluate._true_clip(PIPE, 0)
+    _, facts, _ = evaluate._true_clip(PIPE, 0)
     longer = truth(0, facts, 65)
     longer[33:] = np.roll(longer[33:], 30, axis=2)
     assert after.judge(longer)["no jump"] == 0

@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from vjax import models
 from vjax.config import VAEConfig
 from vjax.models import convolution
 
-# Of the same make as the recorded one; 16 times smaller in each direction and 4 in time.
+# The recorded network.
 WAN = VAEConfig(base_dim=4, z_dim=3, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
+# The quickest to compile that has every part but attention: 8 times smaller, 4 times in time.
 SMALL = VAEConfig(
     base_dim=4,
     decoder_base_dim=6,
     z_dim=2,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
+    dim_mult=(1, 1, 1),
+    num_res_blocks=0,
     temporal_downsample=(True, True),
     patch_size=2,
     mid_attention=False,
@@ -34,15 +36,16 @@ def call(config, method, params, x, **options):
 
 @functools.cache
 def small_params():
-    """Random parameters, with biases and last convolutions that do something too."""
-    shapes, tree = jax.tree.flatten(models.abstract(SMALL))
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    leaves = [0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, shapes, strict=True)]
-    return tree.unflatten(leaves)
+    """Random parameters, so that biases and last convolutions do something too."""
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda p: jnp.asarray(0.3 * random.standard_normal(p.shape), p.dtype),
+        models.abstract(SMALL),
+    )
 
 
-def noise(*shape, dtype=jnp.float32):
-    return jax.random.uniform(jax.random.key(1), shape, dtype, -1, 1)
+def noise(*shape):
+    return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, shape), jnp.float32)
 
 
 def close(a, b, tolerance=1e-4):
@@ -89,48 +92,55 @@ def test_published_size():
     assert sum(sizes) == 126_892_531
 
 
-@pytest.mark.parametrize("latents", [1, 2, 4])
-def test_encode_streams(latents):
-    video = noise(2, 4 * latents - 3, 16, 24, 3)
+def test_encode_streams():
+    video = noise(2, 9, 16, 24, 3)
     whole = call(SMALL, "encode", small_params(), video)
-    assert whole[0].shape == (2, latents, 2, 3, 2)
+    assert whole[0].shape == (2, 3, 2, 3, 2)
     for a, b in zip(call(SMALL, "encode_stream", small_params(), video), whole, strict=True):
         close(a, b)
 
 
-@pytest.mark.parametrize("latents", [1, 2, 4])
-def test_decode_streams(latents):
-    z = noise(2, latents, 2, 3, 2)
+def test_decode_streams():
+    z = noise(2, 3, 2, 3, 2)
     whole = call(SMALL, "decode", small_params(), z)
-    assert whole.shape == (2, 4 * latents - 3, 16, 24, 3)
+    assert whole.shape == (2, 9, 16, 24, 3)
     close(call(SMALL, "decode_stream", small_params(), z), whole)
 
 
+def test_image_is_a_first_frame():
+    video = noise(2, 9, 16, 24, 3)
+    image = call(SMALL, "encode", small_params(), video[:, :1])[0]
+    close(image, call(SMALL, "encode", small_params(), video)[0][:, :1])
+    z = noise(2, 3, 2, 3, 2)
+    image = call(SMALL, "decode_stream", small_params(), z[:, :1])
+    close(image, call(SMALL, "decode", small_params(), z)[:, :1])
+
+
 def test_uint8_from_the_device():
-    z = noise(1, 3, 2, 2, 2)
-    video = call(SMALL, "decode", small_params(), z)
+    z = noise(2, 3, 2, 3, 2)[:, :1]
+    image = call(SMALL, "decode_stream", small_params(), z)
+    assert np.abs(image).max() > 1  # something to clip
     pixels = call(SMALL, "decode_stream", small_params(), z, dtype=jnp.uint8)
     assert pixels.dtype == jnp.uint8
-    expected = np.round(127.5 * (np.clip(video, -1, 1) + 1))
+    expected = np.round(127.5 * (np.clip(image, -1, 1) + 1))
     assert np.abs(pixels.astype(np.float32) - expected).max() <= 1
     assert (pixels == expected).mean() > 0.99
 
 
-def test_streaming_memory_does_not_grow():
-    def temporary(method, *shape):
-        x = jax.ShapeDtypeStruct(shape, jnp.float32)
-        compiled = call.lower(SMALL, method, models.abstract(SMALL), x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    for method, frame, short, long in (
-        ("encode_stream", (64, 64, 3), 9, 81),
-        ("decode_stream", (8, 8, 2), 3, 21),
-    ):
-        assert temporary(method, 1, long, *frame) < 1.05 * temporary(method, 1, short, *frame)
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [("encode_stream", (1, 161, 32, 32, 3)), ("decode_stream", (1, 41, 4, 4, 2))],
+)
+def test_streaming_holds_no_long_features(method, shape):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    compiled = call.lower(SMALL, method, models.abstract(SMALL), x).compile()
+    # The largest features of the whole video, of which several would be held at a time.
+    features = 4 * 161 * 16 * 16 * SMALL.base_dim  # bytes
+    assert compiled.memory_analysis().temp_size_in_bytes < features
 
 
 def test_causal():
-    video = noise(1, 13, 16, 16, 3)
+    video = noise(2, 9, 16, 24, 3)
     changed = video.at[:, 5:].multiply(-1)
     a, b = (call(SMALL, "encode", small_params(), v)[0] for v in (video, changed))
     np.testing.assert_array_equal(a[:, :2], b[:, :2])
@@ -141,7 +151,7 @@ def test_causal():
 
 
 def test_bfloat16():
-    video = noise(1, 5, 16, 16, 3)
+    video = noise(2, 9, 16, 24, 3)
     mean, logvar = call(SMALL, "encode", small_params(), video.astype(jnp.bfloat16))
     assert mean.dtype == logvar.dtype == jnp.bfloat16
     close(mean, call(SMALL, "encode", small_params(), video)[0], 0.05)
@@ -164,32 +174,29 @@ def test_wrong_sizes_say_what_fits():
         vae.encode_stream(noise(1, 5, 16, 20, 3))
 
 
+def value_and_gradients(monkeypatch, function, *args):
+    """What `function` gives where it runs on CPU, and where it runs elsewhere."""
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(convolution, "platform", lambda name=platform: name)
+        y, gradients = jax.vjp(lambda *args: function(*args), *args)
+        yield y, *gradients(jnp.cos(y))
+
+
 @pytest.mark.parametrize(
     ("window", "blank", "frames"),
     [((3, 3, 3), 2, 4), ((3, 3, 3), 0, 4), ((2, 3, 3), 1, 1), ((1, 2, 2), 0, 2)],
 )
-def test_convolution_on_cpu_is_the_plain_one(monkeypatch, window, blank, frames):
-    x, kernel = noise(2, frames, 5, 6, 3), noise(*window, 3, 4)
-    dy = noise(2, frames + blank - window[0] + 1, 6 - window[1] % 2, 7 - window[2] % 2, 4)
-    results = {}
-    for platform in ("cpu", "tpu"):
-        monkeypatch.setattr(convolution, "platform", lambda name=platform: name)
-        y, gradients = jax.vjp(lambda x, w: convolution.conv3d(x, w, blank), x, kernel)
-        results[platform] = y, *gradients(dy)
-    for a, b in zip(results["cpu"], results["tpu"], strict=True):
+def test_convolution_is_the_same_on_cpu(monkeypatch, window, blank, frames):
+    def conv3d(x, kernel):
+        return convolution.conv3d(x, kernel, blank)
+
+    args = noise(2, frames, 5, 6, 3), noise(*window, 3, 4)
+    for a, b in zip(*value_and_gradients(monkeypatch, conv3d, *args), strict=True):
         close(a, b, 1e-5)
 
 
-def test_whole_network_is_the_same_on_other_platforms(monkeypatch):
-    video = noise(1, 5, 16, 16, 3)
-
-    def loss(params):
-        vae = models.bind(SMALL, params)
-        return jnp.mean((vae.decode(vae.encode(video)[0]) - video) ** 2)
-
-    gradients = []
-    for platform in ("cpu", "tpu"):
-        monkeypatch.setattr(convolution, "platform", lambda name=platform: name)
-        gradients.append(jax.jit(jax.grad(lambda params: loss(params)))(small_params()))
-    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
-        close(a, b, 1e-3)
+def test_downsampling_is_the_same_on_cpu(monkeypatch):
+    layer = convolution.Downsample(3, temporal=False, rngs=nnx.Rngs(0))
+    results = value_and_gradients(monkeypatch, layer.halve_size, noise(2, 2, 4, 6, 3))
+    for a, b in zip(*results, strict=True):
+        close(a, b, 1e-5)

@@ -28,7 +28,7 @@ MODEL = ModelConfig(
     vae=VAEConfig(
         base_dim=4,
         z_dim=4,
-        dim_mult=(1, 2, 2),
+        dim_mult=(1, 1, 1),
         num_res_blocks=1,
         temporal_downsample=(True, True),
         patch_size=2,
@@ -50,7 +50,7 @@ MODEL = ModelConfig(
 
 
 @functools.cache
-def params() -> models.Params:
+def params(model: ModelConfig = MODEL) -> models.Params:
     """Random parameters in which nothing is zero, so that every input matters."""
 
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def params() -> models.Params:
             return normal / np.sqrt(fan_in, dtype=np.float32)
         return 0.1 * normal
 
-    shapes = {name: models.abstract(getattr(MODEL, name)) for name in ("dit", "vae", "text")}
+    shapes = {name: models.abstract(getattr(model, name)) for name in ("dit", "vae", "text")}
     return jax.tree.map_with_path(draw, shapes)
 
 

@@ -6,6 +6,7 @@ files, samples and the bundle that `vjax.load` reads. Started again, it goes on 
 and ends with the same bits as a run that never stopped.
 """
 
+import contextlib
 import logging
 import math
 import pathlib
@@ -36,17 +37,15 @@ class NotFinite(RuntimeError):
 
 def train(config: RunConfig) -> pathlib.Path:
     """Runs the training to its end and returns the directory of the bundle."""
-    # --- Where things are --------------------------------------------------------------------
-    run_dir = pathlib.Path(config.run_dir) / config.name
-    run_dir.mkdir(parents=True, exist_ok=True)
+    # --- Model -------------------------------------------------------------------------------
     mesh = meshes.make_mesh()
     everywhere = meshes.replicated(mesh)
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
-
-    # --- Model -------------------------------------------------------------------------------
     config, frozen, given = _starting_point(config)
+    _check_buckets(config, mesh.size)
     frozen = jax.device_put(frozen, everywhere)
-    state = jax.jit(lambda: init_state(config, given), out_shardings=everywhere)()
+    state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, given)
+    run_dir = pathlib.Path(config.run_dir) / config.name
+    run_dir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(run_dir / "checkpoints", config)
     restored = checkpoints.restore(state)
     if restored is not None:
@@ -77,8 +76,14 @@ def train(config: RunConfig) -> pathlib.Path:
 
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
-    meter, previous, stop = _Meter(config), None, _StopSignal()
-    with jax.sharding.set_mesh(mesh):
+    meter, previous = _Meter(config), None
+    writer = SummaryWriter(str(run_dir / "tensorboard"))
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(writer),
+        _StopSignal() as stop,
+        jax.sharding.set_mesh(mesh),
+    ):
         for step in range(start, config.steps):
             with meter.waiting():
                 batch = next(data)
@@ -96,13 +101,14 @@ def train(config: RunConfig) -> pathlib.Path:
                 checkpoints.save(done, state)
             if last or done % config.sample_every == 0:
                 bundle = _export(config, run_dir, state, frozen)
-                preview.write(config, bundle, run_dir / "samples", done, writer)
+                if not stop.requested:  # who asks to stop may not wait for samples
+                    preview.write(config, bundle, run_dir / "samples", done, writer)
                 meter.pause()
             if stop.requested:
                 log.info("Stopped at step %d; the same command goes on from there.", done)
                 break
-    checkpoints.close()
-    writer.close()
+        if start >= config.steps:  # the run had ended, but perhaps before its bundle was written
+            _export(config, run_dir, state, frozen)
     return run_dir / "bundle"
 
 
@@ -115,6 +121,13 @@ def _starting_point(config: RunConfig):
         trained, params = weights.load(config.vae, networks=("vae",))
         model = configs.replace(config.model, vae=trained.vae)
         config, frozen = configs.replace(config, model=model), params["vae"]
+        for name, value, of, wanted in (
+            ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),
+            ("out_channels", model.dit.out_channels, "the VAE's channels", model.vae.z_dim),
+            ("text_width", model.dit.text_width, "the text encoder's width", model.text.width),
+        ):
+            if value != wanted:
+                raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")
     if config.init is not None:
         _, given = weights.load(config.init, networks=TRAINED[config.trains])
         for network in TRAINED[config.trains]:
@@ -125,6 +138,28 @@ def _starting_point(config: RunConfig):
                     f"The {network} of {config.init} has other shapes than the config."
                 )
     return config, frozen, given
+
+
+def _check_buckets(config: RunConfig, devices: int) -> None:
+    """Raises ConfigError for a bucket that the first step of its kind would fail on."""
+    vae, dit = config.model.vae, config.model.dit
+    ratio, side = vae.temporal_ratio, vae.spatial_ratio
+    if config.trains == "dit":
+        side *= max(dit.patch)
+    elif config.vae_loss.equivariance:  # latents are halved
+        side *= 2
+    for bucket in config.data.buckets:
+        problem = None
+        if bucket.batch % devices:
+            problem = f"batch must be a multiple of the {devices} devices"
+        elif bucket.frames % ratio != 1 % ratio:
+            problem = f"frames must be 1 + {ratio} k"
+        elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):
+            problem = f"height, width and crop must be multiples of {side}"
+        elif bucket.anchors and bucket.frames < 1 + ratio * (bucket.anchors - 1):
+            problem = "there cannot be more anchors than latent frames"
+        if problem is not None:
+            raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
 
 def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.Path:
@@ -145,11 +180,12 @@ def _report(entry: dict | None, config: RunConfig, writer, checkpoints: Checkpoi
     if entry is None:
         return
     step = entry.pop("step")
-    if not math.isfinite(entry["loss"]):
+    if not (math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"])):
         good = checkpoints.last()
         where = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
         raise NotFinite(
-            f"The loss is {entry['loss']} at step {step}; {where}. A lower "
+            f"The loss is {entry['loss']} and the norm of its gradient {entry['gradient_norm']} at "
+            f"step {step}; {where}. A lower "
             "--optimizer.learning_rate or --optimizer.clip_norm usually helps."
         )
     for name, value in entry.items():
@@ -215,8 +251,15 @@ class _StopSignal:
 
     def __init__(self):
         self.requested = False
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._note)
+
+    def __enter__(self):
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self.before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _note(self, number, _):
         if self.requested and number == signal.SIGINT:

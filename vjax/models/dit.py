@@ -105,10 +105,11 @@ class Block(nnx.Module):
             h = modulate(x, shift, scale, eps=self.eps)
             h = rearrange(h, "b f p d -> b (f p) d")
             h = self.self_attention(h, h, rotary)
-            x = add_gated(x, h, gate)
+            x = add_gated(x, rearrange(h, "b (f p) d -> b f p d", f=x.shape[1]), gate)
         with jax.named_scope("cross_attention"):
             h = rearrange(self.cross_norm(x), "b f p d -> b (f p) d")
-            x = x + self.cross_attention(h, text).reshape(x.shape)
+            h = self.cross_attention(h, text)
+            x = x + rearrange(h, "b (f p) d -> b f p d", f=x.shape[1])
         with jax.named_scope("ffn"):
             h = self.ffn(modulate(x, ffn_shift, ffn_scale, eps=self.eps))
             x = add_gated(x, h, ffn_gate)
@@ -126,10 +127,11 @@ def modulate(
     return (normalize(x, eps=eps) * (1 + scale) + shift).astype(x.dtype)
 
 
-def add_gated(x: Float[Array, "B F P D"], h: Array, gate: Array) -> Float[Array, "B F P D"]:
-    """`x + gate * h`, in float32; `h` may have its tokens flat."""
-    h = h.reshape(x.shape).astype(jnp.float32)
-    return (x.astype(jnp.float32) + gate * h).astype(x.dtype)
+def add_gated(
+    x: Float[Array, "B F P D"], h: Float[Array, "B F P D"], gate: Float[Array, "B f p D"]
+) -> Float[Array, "B F P D"]:
+    """`x + gate * h`, in float32."""
+    return (x.astype(jnp.float32) + gate * h.astype(jnp.float32)).astype(x.dtype)
 
 
 class VideoDiT(nnx.Module):
@@ -204,10 +206,11 @@ class VideoDiT(nnx.Module):
         def body(x, block):
             return nnx.merge(graph, block)(x, modulation, text, rotary), None
 
-        if config.remat:
-            body = jax.checkpoint(body, prevent_cse=False)
         # A short loop on CPU is faster unrolled: no copies in and out of stacked arrays.
         unroll = config.depth if platform() == "cpu" and config.depth <= 8 else 1
+        if config.remat:
+            # A loop keeps XLA from merging the recomputation with the first computation.
+            body = jax.checkpoint(body, prevent_cse=unroll > 1)
         x, _ = jax.lax.scan(body, x, blocks, unroll=unroll)
 
         with jax.named_scope("head"):

@@ -73,7 +73,7 @@ class Checkpoints:
         saved = saved["config"]
         current = configs.to_dict(self.config)
         for field in ("trains", "model", "optimizer", "seed", "data"):
-            if saved[field] != _plain(current[field]):
+            if _deciding(saved[field]) != _deciding(current[field]):
                 raise ConfigError(
                     f"The run in {pathlib.Path(self.manager.directory).parent} was started with "
                     f"another {field!r} config. Choose another --run_dir or --name, or restore "
@@ -87,6 +87,7 @@ class Checkpoints:
 
     def last(self) -> int | None:
         """The step of the newest complete checkpoint."""
+        self.manager.wait_until_finished()
         return self.manager.latest_step()
 
     def close(self) -> None:
@@ -95,9 +96,11 @@ class Checkpoints:
         self.manager.close()
 
 
-def _plain(value):
+def _deciding(value):
+    """A config as JSON gives it back, without what does not decide any result."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        indifferent = ("threads", "prefetch")
+        return {key: _deciding(item) for key, item in value.items() if key not in indifferent}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_deciding(item) for item in value]
     return value

@@ -7,7 +7,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, UInt8
 
 from vjax import flow, models
-from vjax.config import Bucket, RunConfig
+from vjax.config import Bucket, RunConfig, VAELossConfig
 
 Metrics = dict[str, Array]
 
@@ -25,7 +25,7 @@ def to_float(
 def vae_loss(
     config: RunConfig, params: models.Params, batch: dict[str, Array], key: Array, dtype
 ) -> tuple[Array, Metrics]:
-    """Absolute error of pixels and of edges, a KL term, and equivariance under scaling.
+    """Absolute and squared error of pixels, a KL term, and equivariance under scaling.
 
     Decoding latents at half the size should give the video at half the size (EQ-VAE,
     arXiv:2502.09509): such latents are smooth, and a diffusion model learns them faster.
@@ -37,24 +37,25 @@ def vae_loss(
     logvar = jnp.clip(logvar, -20, 10)
     z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
     decoded = vae.decode(z)
-    error = _reconstruction(decoded, video, weights.edges)
+    error = _reconstruction(decoded, video, weights)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
     loss = error + weights.kl * kl
     if weights.equivariance:
         half = "b t (h 2) (w 2) c -> b t h w c"
         small = reduce(video, half, "mean")
         again = vae.decode(reduce(z, half, "mean"))
-        loss += weights.equivariance * _reconstruction(again, small, weights.edges)
+        loss += weights.equivariance * _reconstruction(again, small, weights)
     squared = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video))
     return loss, {"psnr": 10 * jnp.log10(4 / squared), "kl": kl, "error": error}
 
 
-def _reconstruction(decoded: Array, video: Array, edges: float) -> Array:
+def _reconstruction(decoded: Array, video: Array, weights: VAELossConfig) -> Array:
     difference = (decoded - video).astype(jnp.float32)
-    loss = jnp.mean(jnp.abs(difference))
-    if edges:
-        loss += edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
-        loss += edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=3)))
+    absolute = jnp.abs(difference)
+    loss = jnp.mean(absolute) + weights.squared * jnp.mean(jnp.square(difference))
+    if weights.edges:
+        loss += weights.edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
+        loss += weights.edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=3)))
     return loss
 
 
@@ -101,13 +102,15 @@ def dit_loss(
         pixels = repeat(box, "b h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
         outside = jax.random.bernoulli(next(keys), 0.9, (count,))  # a share of whole clips
         box = box & outside[:, None, None]
-        source = vae.normalise(vae.encode(jnp.where(pixels, video, 0))[0])
+        black = -jnp.ones_like(video)  # as in a canvas
+        source = vae.normalise(vae.encode(jnp.where(pixels, video, black))[0])
         source = jnp.where(known[..., None], latents, source)
         known = known | box[:, None]
 
     # Every encoded clip serves several noise levels, since encoding it costs as much as a step.
+    # They stand side by side, so that they stay on the device that holds the clip.
     def several(x: Array) -> Array:
-        return repeat(x, "b ... -> (r b) ...", r=weights.noises)
+        return repeat(x, "b ... -> (b r) ...", r=weights.noises)
 
     latents, source, known, text, anchors, anchor_positions = map(
         several, (latents, source, known, text, anchors, anchor_positions)
@@ -163,9 +166,10 @@ def _anchors(key, vae, video: Array, anchors: int) -> tuple[Array, Array]:
     """Per sample either single frames from anywhere or the clip's end: latents and positions."""
     count, frames = video.shape[:2]
     ratio = vae.config.temporal_ratio
-    frame_key, choice_key = jax.random.split(key)
+    frame_key, last_key, choice_key = jax.random.split(key, 3)
     index = jax.random.randint(frame_key, (count, anchors), 0, frames)
-    index = index.at[:, 0].set(jnp.where(index[:, 1 % anchors] % 2 == 0, frames - 1, index[:, 0]))
+    has_last = jax.random.bernoulli(last_key, 0.5, (count,))
+    index = index.at[:, 0].set(jnp.where(has_last, frames - 1, index[:, 0]))
     picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
     single = vae.encode(rearrange(picked, "b a h w c -> (b a) 1 h w c"))[0]
     single = vae.normalise(rearrange(single, "(b a) 1 h w c -> b a h w c", a=anchors))
@@ -186,14 +190,14 @@ def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array
     """What lies outside (or, for a third, inside) of a random box on the patch grid: [B H W]."""
     _, ph, pw = config.model.dit.patch
     low_key, high_key, side_key = jax.random.split(key, 3)
-    cells = jnp.array([height // ph, width // pw])
-    low = jnp.floor(jax.random.uniform(low_key, (count, 2)) * (cells[None] - 1))
-    size = 1 + jnp.floor(jax.random.uniform(high_key, (count, 2)) * (cells[None] - low - 1))
-    high = low + size
+    cells = jnp.array([[height // ph, width // pw]])
+    low = jax.random.randint(low_key, (count, 2), 0, cells)
+    high = jax.random.randint(high_key, (count, 2), low + 1, cells + 1)
     rows = jnp.arange(height)[None] // ph
     columns = jnp.arange(width)[None] // pw
     in_rows = (rows >= low[:, :1]) & (rows < high[:, :1])
     in_columns = (columns >= low[:, 1:]) & (columns < high[:, 1:])
     inside = in_rows[:, :, None] & in_columns[:, None, :]
     keeps_inside = jax.random.bernoulli(side_key, 1 / 3, (count,))
-    return jnp.where(keeps_inside[:, None, None], inside, ~inside)
+    box = jnp.where(keeps_inside[:, None, None], inside, ~inside)
+    return box & ~box.all(axis=(1, 2), keepdims=True)  # something must be left to make

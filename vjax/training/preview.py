@@ -70,6 +70,8 @@ def write(
     from vjax import video as media
     from vjax import weights
 
+    if config.trains == "dit" and not config.sample_prompts:
+        return
     directory.mkdir(parents=True, exist_ok=True)
     model, params = weights.load(str(bundle))
     if config.trains == "vae":

@@ -1,0 +1,497 @@
+"""Training: what the losses see, runs that stop and go on, damaged checkpoints, many devices."""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import re
+import signal
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from einops import rearrange, reduce
+
+import vjax
+from vjax import config as configs
+from vjax import models
+from vjax import train as trainer
+from vjax import video as media
+from vjax import weights
+from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
+from vjax.data import loader
+from vjax.parallel import mesh as meshes
+from vjax.training import loss as losses
+from vjax.training import preview
+from vjax.training.checkpoint import Checkpoints
+from vjax.training.state import init_state, train_step
+
+FIVE = Bucket(frames=5, height=32, width=32, batch=8)
+ADAM = OptimizerConfig(learning_rate=1e-2, warmup=1)
+# What is compiled backwards is smaller still: two frames a latent, in one step down.
+MODEL = tiny.model(
+    frames=5,
+    vae=dataclasses.replace(
+        tiny.MODEL.vae, patch_size=4, dim_mult=(1, 1), temporal_downsample=(True,)
+    ),
+)
+PARAMS = tiny.params(MODEL)
+
+
+def dit_config(directory, **changes) -> RunConfig:
+    config = RunConfig(
+        name="run",
+        trains="dit",
+        model=MODEL,
+        data=DataConfig(buckets=(FIVE,), fps=8),
+        optimizer=ADAM,
+        run_dir=str(directory),
+        steps=4,
+        checkpoint_every=2,
+        sample_every=100,
+        log_every=1,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def vae_config(directory, **changes) -> RunConfig:
+    vae = dataclasses.replace(MODEL.vae, latents_mean=(), latents_std=())
+    model = dataclasses.replace(MODEL, vae=vae, dit=None, text=None)
+    return dit_config(directory, trains="vae", model=model, **changes)
+
+
+def one_batch(config: RunConfig) -> dict:
+    length = config.model.text.max_length if config.model.text else 1
+    batch = next(loader.batches(config.data, seed=0, text_length=length, start=0, stop=1))
+    return {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
+
+
+# --- What the DiT's loss sees --------------------------------------------------------------------
+
+
+class Watched:
+    """Networks that compute next to nothing and remember what the transformer was given."""
+
+    def __init__(self):
+        self.seen = None
+
+    def bind(self, config, params):
+        if isinstance(config, configs.DiTConfig):
+            return self.transformer
+        if isinstance(config, configs.TextConfig):
+            return lambda ids, mask: jnp.zeros((*ids.shape, 16))
+        return types.SimpleNamespace(encode=encode, normalise=lambda z: z, config=config)
+
+    def transformer(self, point, t, text, *, positions, anchors, anchor_positions):
+        self.seen = types.SimpleNamespace(
+            point=point,
+            t=t,
+            positions=positions,
+            anchors=anchors,
+            anchor_positions=anchor_positions,
+        )
+        return jnp.zeros_like(point)
+
+
+def encode(video):
+    """Causal as the VAE: means over 8x8 pixels, of the first frame and of every four after it."""
+    small = reduce(jnp.asarray(video), "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
+    rest = reduce(small[:, 1:], "b (t r) h w c -> b t h w c", "mean", r=4)
+    z = jnp.concatenate([small[:, :1], rest], axis=1)
+    return z, jnp.zeros_like(z)
+
+
+def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None):
+    """The loss, the clips in [-1, 1] and what the transformer saw of them."""
+    watched = Watched()
+    monkeypatch.setattr(losses, "models", types.SimpleNamespace(bind=watched.bind, Params=dict))
+    model = tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
+    config = dataclasses.replace(dit_config("runs"), model=model, dit_loss=loss or DiTLossConfig())
+    shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
+    video = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    ids = np.zeros((bucket.batch, 32), np.int32)
+
+    @jax.jit
+    def run(batch):
+        value, _ = losses.dit_loss(
+            config, bucket, {"dit": {}, "text": {}}, {}, batch, jax.random.key(0), jnp.float32
+        )
+        return value, vars(watched.seen)
+
+    value, seen = run({"video": video, "ids": ids, "mask": ids == 0})
+    seen = types.SimpleNamespace(**jax.device_get(seen))
+    return float(value), jnp.asarray(video, jnp.float32) / 127.5 - 1, seen
+
+
+def per_position(t, shape) -> np.ndarray:
+    t = np.asarray(t)
+    return np.broadcast_to(t.reshape(*t.shape, *(1,) * (4 - t.ndim)), shape[:4])
+
+
+BUCKETS = {
+    "plain": Bucket(frames=17, height=32, width=32, batch=32),
+    "one frame": Bucket(frames=1, height=32, width=32, batch=32),
+    "anchors": Bucket(frames=17, height=32, width=32, batch=32, anchors=3),
+    "boxes": Bucket(frames=9, height=32, width=48, batch=64, boxes=True),
+    "one cell": Bucket(frames=5, height=16, width=16, batch=32, boxes=True),
+}
+
+
+@pytest.mark.parametrize("name", BUCKETS)
+def test_the_loss_is_that_of_unknown_tokens_and_known_ones_are_clean(name, monkeypatch):
+    bucket = BUCKETS[name]
+    value, video, seen = watch(monkeypatch, bucket)
+    latents = np.asarray(encode(video)[0])
+    tau = per_position(seen.t, latents.shape)
+    known = tau == 0
+    assert (~known).reshape(len(known), -1).any(axis=1).all()  # something is left to learn from
+    # All unknown tokens of a clip are at one time.
+    highest = tau.max(axis=(1, 2, 3), keepdims=True)
+    assert (tau[~known] == np.broadcast_to(highest, tau.shape)[~known]).all()
+    # On unknown tokens the noise follows from the point; the network here predicts zero.
+    time = np.where(known, 1, tau)[..., None]
+    noise = (np.asarray(seen.point) - (1 - time) * latents) / time
+    error = ((noise - latents) ** 2).mean(axis=-1) * ~known
+    expected = (error.sum(axis=(1, 2, 3)) / (~known).sum(axis=(1, 2, 3))).mean()
+    # Noise at a time of almost zero is found inexactly; a wrong mask would be off by far more.
+    assert value == pytest.approx(expected, rel=1e-2)
+    if bucket.boxes:
+        assert seen.t.shape == latents.shape[:4]
+        return
+    frames = known[:, :, 0, 0]
+    assert (known == frames[:, :, None, None]).all()
+    assert (np.diff(frames.astype(int), axis=1) <= 0).all()  # a prefix
+    if bucket.frames > 1:
+        assert set(frames.sum(1)) == set(range(latents.shape[1]))
+    np.testing.assert_allclose(np.asarray(seen.point)[known], latents[known], atol=1e-6)
+
+
+def test_boxes_lie_on_the_patch_grid_and_show_nothing_of_the_rest(monkeypatch):
+    loss = DiTLossConfig(nothing=1.0, first_frame=0.0)
+    _, video, seen = watch(monkeypatch, BUCKETS["boxes"], loss)
+    known = np.asarray(seen.t) == 0
+    cells = rearrange(known, "b t (h p) (w q) -> b t h w (p q)", p=2, q=2)
+    assert (cells.all(-1) == cells.any(-1)).all()
+    assert (known == known[:, :1]).all()  # the same in every frame
+    cells = cells[:, 0, ..., 0]
+    assert cells.any(axis=(1, 2)).mean() > 0.7
+    assert not cells.all(axis=(1, 2)).any()
+    assert {tuple(c) for c in np.argwhere(cells.any(0))} == set(np.ndindex(2, 3))
+    inside = np.repeat(np.repeat(known, 8, axis=2), 8, axis=3)[:, :1, ..., None]
+    masked = np.asarray(encode(jnp.where(inside, video, -1.0))[0])
+    np.testing.assert_allclose(np.asarray(seen.point)[known], masked[known], atol=1e-6)
+
+
+def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatch):
+    _, video, seen = watch(monkeypatch, BUCKETS["anchors"])
+    anchors, positions = np.asarray(seen.anchors), np.asarray(seen.anchor_positions)
+    np.testing.assert_array_equal(np.asarray(seen.positions), np.arange(5))
+    end = np.asarray(encode(video[:, 8:])[0])
+    ends = 0
+    for clip in range(len(video)):
+        if np.allclose(anchors[clip], end[clip], atol=1e-5):
+            np.testing.assert_array_equal(positions[clip], [2, 3, 4])
+            ends += 1
+            continue
+        for anchor, position in zip(anchors[clip], positions[clip], strict=True):
+            frame = video[clip : clip + 1, int(4 * position) : int(4 * position) + 1]
+            np.testing.assert_allclose(anchor, np.asarray(encode(frame)[0])[0, 0], atol=1e-5)
+    assert 8 < ends < 30
+
+
+def test_every_clip_serves_several_noises_side_by_side(monkeypatch):
+    bucket = dataclasses.replace(BUCKETS["plain"], batch=8)
+    loss = DiTLossConfig(noises=2, nothing=0.0, first_frame=1.0, known_noise=0.0)
+    _, video, seen = watch(monkeypatch, bucket, loss)
+    first = np.repeat(np.asarray(encode(video)[0])[:, 0], 2, axis=0)
+    np.testing.assert_allclose(np.asarray(seen.point)[:, 0], first, atol=1e-6)
+    assert len(np.unique(np.asarray(seen.t)[:, -1])) == 16
+
+
+# --- Steps ---------------------------------------------------------------------------------------
+
+
+def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(tmp_path):
+    bucket = dataclasses.replace(FIVE, anchors=2, boxes=True)
+    data = DataConfig(buckets=(bucket,), fps=8)
+    loss = DiTLossConfig(noises=2, nothing=0.4)
+    config = dit_config(tmp_path, steps=1000, data=data, dit_loss=loss)
+    assert jax.device_count() == 8
+    batch, results = one_batch(config), []
+    for devices in (jax.devices(), jax.devices()[:1]):
+        mesh = meshes.make_mesh(devices)
+        everywhere = meshes.replicated(mesh)
+        given = {name: PARAMS[name] for name in ("dit", "text")}
+        state = jax.device_put(init_state(config, given), everywhere)
+        frozen = jax.device_put(PARAMS["vae"], everywhere)
+        with jax.sharding.set_mesh(mesh):
+            arrays = meshes.place_batch(mesh, batch)
+            state, metrics = train_step(config, bucket, state, frozen, arrays)
+        for leaf in jax.tree.leaves(state):
+            assert leaf.sharding.is_fully_replicated
+        results.append(jax.device_get((state, metrics)))
+    (eight, eight_metrics), (one, one_metrics) = results
+    for name in ("loss", "gradient_norm"):
+        assert eight_metrics[name] == pytest.approx(one_metrics[name], rel=1e-5)
+    # Adam divides a gradient by its own size, so small ones are compared by its moments alone.
+    for part, tolerance in (("optimizer", 1e-5), ("params", 2e-4), ("ema", 2e-4)):
+        ours, others = jax.tree.leaves(one[part]), jax.tree.leaves(eight[part])
+        for mine, other in zip(ours, others, strict=True):
+            np.testing.assert_allclose(other, mine, rtol=1e-4, atol=tolerance)
+
+    found = []
+    with jax.sharding.set_mesh(mesh):
+        for _ in range(40):
+            state, metrics = train_step(config, bucket, state, frozen, arrays)
+            found.append(float(metrics["loss"]))
+    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+    assert int(state["step"]) == 41
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("bundle") / "tiny"
+    weights.save(directory, MODEL, PARAMS, dtype="float32")
+    return str(directory)
+
+
+def final_state(config: RunConfig, step: int) -> dict:
+    config, _, given = trainer._starting_point(config)
+    state = init_state(config, jax.tree.map(jnp.asarray, given))
+    checkpoints = Checkpoints(pathlib.Path(config.run_dir) / config.name / "checkpoints", config)
+    assert checkpoints.last() == step
+    restored = checkpoints.restore(state)
+    checkpoints.close()
+    return jax.device_get(restored)
+
+
+def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(bundle, tmp_path, monkeypatch):
+    data = DataConfig(buckets=(FIVE, dataclasses.replace(FIVE, frames=1)), fps=8)
+    prompts = ("a red circle",)
+    config = dit_config(
+        tmp_path, data=data, vae=bundle, init=bundle, sample_prompts=prompts, checkpoint_every=3
+    )
+    made = trainer.train(config)
+    # What a finished run leaves.
+    assert made == tmp_path / "run" / "bundle"
+    pipe = vjax.load(made)
+    assert "step 4 of 4" in pipe.config.origin
+    assert pipe.config.vae == MODEL.vae
+    clip = media.read(tmp_path / "run" / "samples" / "0000004.mp4")
+    assert clip.frames.shape == (5, 32, 32, 3)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    whole = final_state(config, 4)
+    (tmp_path / "run").rename(tmp_path / "whole")
+
+    seen = []
+
+    def stopping(*arguments):
+        seen.append(arguments[1])
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*arguments)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(trainer, "train_step", stopping)
+    trainer.train(config)
+    assert len(seen) == 2
+    assert final_state(config, 2)["step"] == 2
+    assert not (tmp_path / "run" / "samples").exists()
+    trainer.train(config)
+    schedule = loader.Schedule(data.buckets, config.seed)
+    assert seen == [schedule[step] for step in range(4)]
+    assert set(seen) == set(data.buckets)  # both shapes were there
+    assert signal.getsignal(signal.SIGTERM) == handler
+    resumed = final_state(config, 4)
+    assert set(whole) == {"step", "params", "ema", "optimizer"}
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert not np.array_equal(
+        whole["params"]["dit"]["head"]["kernel"], PARAMS["dit"]["head"]["kernel"]
+    )
+
+
+def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents(
+    bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preview, "CLIPS", 6)
+    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    found = []
+
+    def watched(*arguments):
+        state, metrics = train_step(*arguments)
+        found.append(float(metrics["loss"]))
+        return state, metrics
+
+    monkeypatch.setattr(trainer, "train_step", watched)
+    config = vae_config(tmp_path, steps=40, init=bundle, checkpoint_every=100)
+    made = trainer.train(config)
+    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+    model, params = weights.load(str(made))
+    assert (model.dit, model.text) == (None, None)
+    plain = dataclasses.replace(model.vae, latents_mean=(), latents_std=())
+    mean = jax.jit(lambda params, video: models.bind(plain, params).encode(video)[0])
+    video = losses.to_float(preview.held_out_clips(config))
+    means = np.mean(mean(jax.tree.map(jnp.asarray, params["vae"]), video), axis=(0, 1, 2, 3))
+    # The bundle's weights are rounded to bfloat16.
+    np.testing.assert_allclose(means, model.vae.latents_mean, atol=0.05)
+    assert (np.array(model.vae.latents_std) > 0).all()
+    clip = media.read(tmp_path / "run" / "samples" / "0000040.mp4")
+    assert clip.frames.shape == (5, 64, 32 * 6, 3)  # clips above, reconstructions below
+
+
+def fake_step(losses_by_step: list[float], gradient: float = 1.0):
+    def step(config, bucket, state, frozen, batch):
+        loss = losses_by_step[int(state["step"])]
+        metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(gradient)}
+        if not np.isfinite(loss):
+            metrics["gradient_norm"] = np.float32(1)
+        return {**state, "step": state["step"] + 1}, metrics
+
+    return step
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, capsys):
+    config = vae_config(tmp_path, steps=6, init=None)
+    monkeypatch.setattr(trainer, "init_state", small_state)
+    steps = fake_step([1, 1, 1, np.nan, 1, 1]) if what == "loss" else fake_step([1] * 6, np.inf)
+    monkeypatch.setattr(trainer, "train_step", steps)
+    message = "last good checkpoint is step 2" if what == "loss" else "no checkpoint yet"
+    with pytest.raises(trainer.NotFinite, match=message):
+        trainer.train(config)
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")]
+    assert saved == (["2"] if what == "loss" else [])
+
+
+# --- Checkpoints ---------------------------------------------------------------------------------
+
+
+def small_state(config=None, given=None) -> dict:
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": {"kernel": jnp.arange(12.0).reshape(3, 4)},
+        "ema": {"kernel": jnp.zeros((3, 4))},
+    }
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[pathlib.Path, RunConfig]:
+    """A run with the checkpoints of steps 2 and 4."""
+    config = vae_config(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", config)
+    for step in (2, 4):
+        checkpoints.save(step, {**small_state(), "step": jnp.int32(step)})
+    checkpoints.close()
+    return tmp_path / "run" / "checkpoints", config
+
+
+def damage(directory: pathlib.Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_the_newest_checkpoint_is_restored(saved):
+    checkpoints = Checkpoints(*saved)
+    restored = checkpoints.restore(small_state())
+    assert int(restored["step"]) == 4
+    np.testing.assert_array_equal(restored["params"]["kernel"], small_state()["params"]["kernel"])
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("part", [".", "state", "config"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(part, saved, caplog):
+    directory, config = saved
+    damage(directory / "4" / part)
+    checkpoints = Checkpoints(directory, config)
+    with caplog.at_level(logging.WARNING, "vjax"):
+        restored = checkpoints.restore(small_state())
+    assert int(restored["step"]) == 2
+    assert "Checkpoint 4 is damaged" in caplog.text
+    assert (directory.parent / "damaged-4").is_dir()
+    assert checkpoints.last() == 2
+    checkpoints.save(4, {**restored, "step": jnp.int32(4)})  # the run goes on
+    assert checkpoints.last() == 4
+    checkpoints.close()
+
+
+def test_when_all_are_damaged_the_run_does_not_start_again_by_itself(saved):
+    directory, config = saved
+    damage(directory / "2")
+    damage(directory / "4")
+    checkpoints = Checkpoints(directory, config)
+    with pytest.raises(ConfigError, match="None of the checkpoints"):
+        checkpoints.restore(small_state())
+    checkpoints.close()
+
+
+def test_another_config_is_refused_and_the_checkpoints_stay(saved):
+    directory, config = saved
+    other = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e-3))
+    checkpoints = Checkpoints(directory, other)
+    with pytest.raises(ConfigError, match="another 'optimizer'"):
+        checkpoints.restore(small_state())
+    checkpoints.close()
+    more_threads = dataclasses.replace(config.data, threads=7)
+    checkpoints = Checkpoints(directory, dataclasses.replace(config, data=more_threads))
+    assert int(checkpoints.restore(small_state())["step"]) == 4
+    checkpoints.close()
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def write_config(directory: pathlib.Path, config: RunConfig) -> str:
+    (directory / "values.json").write_text(json.dumps(configs.to_dict(config)))
+    (directory / "config.py").write_text(
+        "import json\n"
+        "from vjax import config as configs\n"
+        "def get_config():\n"
+        f"    values = json.load(open({str(directory / 'values.json')!r}))\n"
+        "    return configs.from_dict(configs.RunConfig, values)\n"
+    )
+    return str(directory / "config.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.py"], "no config file missing.py"),
+        (["CONFIG", "--stepz=3"], "did you mean 'steps'"),
+        (["CONFIG", "--steps=many"], "must be int"),
+        (["CONFIG", "--trains=dit"], "needs the bundle of a trained VAE"),
+        (["CONFIG", "--trains=both"], "trains"),
+        (["CONFIG", "--optimizer.name=sgd"], "Unknown optimizer"),
+        (["CONFIG", "--init=nowhere"], "Unknown model 'nowhere'"),
+        (["BATCH"], "multiple of the 8 devices"),
+        (["FRAMES"], r"frames must be 1 \+ 2 k"),
+        (["SIZE"], "multiples of 16"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
+    changes = {"BATCH": {"batch": 12}, "FRAMES": {"frames": 4}, "SIZE": {"height": 40}}
+    bucket = dataclasses.replace(FIVE, **changes.get(arguments[0], {}))
+    config = vae_config(tmp_path, data=DataConfig(buckets=(bucket,), fps=8))
+    monkeypatch.setattr(trainer, "train_step", None)
+    file = write_config(tmp_path, config)
+    arguments = [file if a == "CONFIG" or a in changes else a for a in arguments]
+    assert trainer.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = [line for line in err.splitlines() if line.startswith("vjax.train: ")]
+    assert "Traceback" not in err
+    assert re.search(message, line), line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_command_says_how_it_is_used(capsys):
+    assert trainer.main(["--help"]) == 0
+    assert "python -m vjax.train configs/FILE.py" in capsys.readouterr().out
+    assert trainer.main([]) == 2
