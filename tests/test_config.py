@@ -62,3 +62,5 @@ def test_a_config_file_with_an_unknown_field_is_refused(tmp_path):
 def test_a_bundle_with_an_unknown_field_is_refused():
     with pytest.raises(ConfigError, match="'colour'"):
         configs.from_dict(ModelConfig, {"name": "x", "colour": 1})
+    with pytest.raises(ConfigError, match="fields of a DiTConfig"):
+        configs.from_dict(ModelConfig, {"name": "x", "dit": 3})

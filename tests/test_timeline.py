@@ -80,6 +80,8 @@ def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
         (verbs.text("a", seconds=-1.0), "positive"),
         (verbs.text("a", seconds=1.0, frames=17), "not both"),
         (verbs.text("a", fps=1000.0), "1 to 120"),
+        (verbs.text("a", fps=0.0), "1 to 120"),
+        (verbs.extend(clip(9), "a", seconds=1e9), "At most 600 seconds"),
     ],
 )
 def test_what_the_model_cannot_make_is_refused_with_the_nearest(timeline, message):

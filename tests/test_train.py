@@ -18,10 +18,9 @@ from einops import rearrange, reduce
 
 import vjax
 from vjax import config as configs
-from vjax import models
+from vjax import models, weights
 from vjax import train as trainer
 from vjax import video as media
-from vjax import weights
 from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
 from vjax.data import loader
 from vjax.parallel import mesh as meshes
@@ -35,6 +34,7 @@ ADAM = OptimizerConfig(learning_rate=1e-2, warmup=1)
 # What is compiled backwards is smaller still: two frames a latent, in one step down.
 MODEL = tiny.model(
     frames=5,
+    dit=dataclasses.replace(tiny.MODEL.dit, depth=1),
     vae=dataclasses.replace(
         tiny.MODEL.vae, patch_size=4, dim_mult=(1, 1), temporal_downsample=(True,)
     ),
@@ -64,9 +64,9 @@ def vae_config(directory, **changes) -> RunConfig:
     return dit_config(directory, trains="vae", model=model, **changes)
 
 
-def one_batch(config: RunConfig) -> dict:
-    length = config.model.text.max_length if config.model.text else 1
-    batch = next(loader.batches(config.data, seed=0, text_length=length, start=0, stop=1))
+def one_batch(config: RunConfig, bucket: Bucket) -> dict:
+    data = dataclasses.replace(config.data, buckets=(bucket,))
+    batch = next(loader.batches(data, seed=0, text_length=32, start=0, stop=1))
     return {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
 
 
@@ -98,8 +98,12 @@ class Watched:
 
 
 def encode(video):
-    """Causal as the VAE: means over 8x8 pixels, of the first frame and of every four after it."""
+    """Causal as the VAE: means over 8x8 pixels, of the first frame and of every four after it.
+
+    Each position sees a little of all the others.
+    """
     small = reduce(jnp.asarray(video), "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
+    small += small.mean(axis=(2, 3), keepdims=True)
     rest = reduce(small[:, 1:], "b (t r) h w c -> b t h w c", "mean", r=4)
     z = jnp.concatenate([small[:, :1], rest], axis=1)
     return z, jnp.zeros_like(z)
@@ -215,14 +219,35 @@ def test_every_clip_serves_several_noises_side_by_side(monkeypatch):
 # --- Steps ---------------------------------------------------------------------------------------
 
 
-def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(tmp_path):
-    bucket = dataclasses.replace(FIVE, anchors=2, boxes=True)
-    data = DataConfig(buckets=(bucket,), fps=8)
-    loss = DiTLossConfig(noises=2, nothing=0.4)
-    config = dit_config(tmp_path, steps=1000, data=data, dit_loss=loss)
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("bundle") / "tiny"
+    weights.save(directory, MODEL, PARAMS, dtype="float32")
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def config(bundle, tmp_path_factory) -> RunConfig:
+    """A DiT's run on clips with all that can be known of them, and on pictures."""
+    full = dataclasses.replace(FIVE, anchors=2, boxes=True, weight=0.7)
+    pictures = dataclasses.replace(FIVE, frames=1, weight=0.3)
+    return dit_config(
+        tmp_path_factory.mktemp("runs"),
+        data=DataConfig(buckets=(full, pictures), fps=8),
+        dit_loss=DiTLossConfig(noises=2, nothing=0.4),
+        vae=bundle,
+        init=bundle,
+        steps=30,
+        checkpoint_every=20,
+        sample_prompts=("a red circle",),
+    )
+
+
+def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
     assert jax.device_count() == 8
-    batch, results = one_batch(config), []
-    for devices in (jax.devices(), jax.devices()[:1]):
+    bucket = config.data.buckets[0]
+    batch, results = one_batch(config, bucket), []
+    for devices in (jax.devices()[:1], jax.devices()):
         mesh = meshes.make_mesh(devices)
         everywhere = meshes.replicated(mesh)
         given = {name: PARAMS[name] for name in ("dit", "text")}
@@ -234,7 +259,7 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(tmp_path):
         for leaf in jax.tree.leaves(state):
             assert leaf.sharding.is_fully_replicated
         results.append(jax.device_get((state, metrics)))
-    (eight, eight_metrics), (one, one_metrics) = results
+    (one, one_metrics), (eight, eight_metrics) = results
     for name in ("loss", "gradient_norm"):
         assert eight_metrics[name] == pytest.approx(one_metrics[name], rel=1e-5)
     # Adam divides a gradient by its own size, so small ones are compared by its moments alone.
@@ -243,23 +268,17 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(tmp_path):
         for mine, other in zip(ours, others, strict=True):
             np.testing.assert_allclose(other, mine, rtol=1e-4, atol=tolerance)
 
+    # The step decides what is drawn: with the same draws the loss falls steadily.
     found = []
     with jax.sharding.set_mesh(mesh):
-        for _ in range(40):
+        for _ in range(15):
+            state["step"] = jax.device_put(jnp.int32(0), everywhere)
             state, metrics = train_step(config, bucket, state, frozen, arrays)
             found.append(float(metrics["loss"]))
-    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
-    assert int(state["step"]) == 41
+    assert found[-1] < 0.8 * found[0]
 
 
 # --- Runs ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("bundle") / "tiny"
-    weights.save(directory, MODEL, PARAMS, dtype="float32")
-    return str(directory)
 
 
 def final_state(config: RunConfig, step: int) -> dict:
@@ -272,49 +291,44 @@ def final_state(config: RunConfig, step: int) -> dict:
     return jax.device_get(restored)
 
 
-def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(bundle, tmp_path, monkeypatch):
-    data = DataConfig(buckets=(FIVE, dataclasses.replace(FIVE, frames=1)), fps=8)
-    prompts = ("a red circle",)
-    config = dit_config(
-        tmp_path, data=data, vae=bundle, init=bundle, sample_prompts=prompts, checkpoint_every=3
-    )
+def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypatch):
+    runs = pathlib.Path(config.run_dir)
     made = trainer.train(config)
     # What a finished run leaves.
-    assert made == tmp_path / "run" / "bundle"
+    assert made == runs / "run" / "bundle"
     pipe = vjax.load(made)
-    assert "step 4 of 4" in pipe.config.origin
+    assert "step 30 of 30" in pipe.config.origin
     assert pipe.config.vae == MODEL.vae
-    clip = media.read(tmp_path / "run" / "samples" / "0000004.mp4")
+    clip = media.read(runs / "run" / "samples" / "0000030.mp4")
     assert clip.frames.shape == (5, 32, 32, 3)
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
-    whole = final_state(config, 4)
-    (tmp_path / "run").rename(tmp_path / "whole")
+    assert list((runs / "run" / "tensorboard").glob("events*"))
+    whole = final_state(config, 30)
+    (runs / "run").rename(runs / "whole")
 
     seen = []
 
     def stopping(*arguments):
         seen.append(arguments[1])
-        if len(seen) == 2:
+        if len(seen) == 11:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(*arguments)
 
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(trainer, "train_step", stopping)
     trainer.train(config)
-    assert len(seen) == 2
-    assert final_state(config, 2)["step"] == 2
-    assert not (tmp_path / "run" / "samples").exists()
+    assert len(seen) == 11
+    assert final_state(config, 11)["step"] == 11
+    assert not (runs / "run" / "samples").exists()
     trainer.train(config)
-    schedule = loader.Schedule(data.buckets, config.seed)
-    assert seen == [schedule[step] for step in range(4)]
-    assert set(seen) == set(data.buckets)  # both shapes were there
+    schedule = loader.Schedule(config.data.buckets, config.seed)
+    assert seen == [schedule[step] for step in range(30)]
+    assert set(seen) == set(config.data.buckets)  # both shapes were there
     assert signal.getsignal(signal.SIGTERM) == handler
-    resumed = final_state(config, 4)
+    resumed = final_state(config, 30)
     assert set(whole) == {"step", "params", "ema", "optimizer"}
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    assert not np.array_equal(
-        whole["params"]["dit"]["head"]["kernel"], PARAMS["dit"]["head"]["kernel"]
-    )
+    first = PARAMS["dit"]["head"]["kernel"]
+    assert not np.allclose(whole["params"]["dit"]["head"]["kernel"], first)
 
 
 def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents(
@@ -330,9 +344,9 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
         return state, metrics
 
     monkeypatch.setattr(trainer, "train_step", watched)
-    config = vae_config(tmp_path, steps=40, init=bundle, checkpoint_every=100)
+    config = vae_config(tmp_path, steps=30, init=bundle, checkpoint_every=100)
     made = trainer.train(config)
-    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+    assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
     model, params = weights.load(str(made))
     assert (model.dit, model.text) == (None, None)
     plain = dataclasses.replace(model.vae, latents_mean=(), latents_std=())
@@ -342,7 +356,7 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     # The bundle's weights are rounded to bfloat16.
     np.testing.assert_allclose(means, model.vae.latents_mean, atol=0.05)
     assert (np.array(model.vae.latents_std) > 0).all()
-    clip = media.read(tmp_path / "run" / "samples" / "0000040.mp4")
+    clip = media.read(tmp_path / "run" / "samples" / "0000030.mp4")
     assert clip.frames.shape == (5, 64, 32 * 6, 3)  # clips above, reconstructions below
 
 

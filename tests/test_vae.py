@@ -29,18 +29,21 @@ SMALL = VAEConfig(
 )
 
 
+RESIDUAL = dataclasses.replace(SMALL, residual=True)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="dtype")
 def call(config, method, params, x, **options):
     return getattr(models.bind(config, params), method)(x, **options)
 
 
 @functools.cache
-def small_params():
+def small_params(config=SMALL):
     """Random parameters, so that biases and last convolutions do something too."""
     random = np.random.default_rng(0)
     return jax.tree.map(
         lambda p: jnp.asarray(0.3 * random.standard_normal(p.shape), p.dtype),
-        models.abstract(SMALL),
+        models.abstract(config),
     )
 
 
@@ -92,19 +95,21 @@ def test_published_size():
     assert sum(sizes) == 126_892_531
 
 
-def test_encode_streams():
-    video = noise(2, 9, 16, 24, 3)
-    whole = call(SMALL, "encode", small_params(), video)
+@pytest.mark.parametrize("config", [SMALL, RESIDUAL], ids=["plain", "residual"])
+def test_encode_streams(config):
+    video, params = noise(2, 9, 16, 24, 3), small_params(config)
+    whole = call(config, "encode", params, video)
     assert whole[0].shape == (2, 3, 2, 3, 2)
-    for a, b in zip(call(SMALL, "encode_stream", small_params(), video), whole, strict=True):
+    for a, b in zip(call(config, "encode_stream", params, video), whole, strict=True):
         close(a, b)
 
 
-def test_decode_streams():
-    z = noise(2, 3, 2, 3, 2)
-    whole = call(SMALL, "decode", small_params(), z)
+@pytest.mark.parametrize("config", [SMALL, RESIDUAL], ids=["plain", "residual"])
+def test_decode_streams(config):
+    z, params = noise(2, 3, 2, 3, 2), small_params(config)
+    whole = call(config, "decode", params, z)
     assert whole.shape == (2, 9, 16, 24, 3)
-    close(call(SMALL, "decode_stream", small_params(), z), whole)
+    close(call(config, "decode_stream", params, z), whole)
 
 
 def test_image_is_a_first_frame():

@@ -179,7 +179,6 @@ class DiTLossConfig:
     time_mean: float = 0.0  # logit-normal time before its shift
     time_std: float = 1.0
     time_uniform: float = 0.1
-    shift: float = 1.0
     caption_dropout: float = 0.1
     # Per sample, where the bucket has no anchors: nothing known, the first frame, a prefix.
     nothing: float = 0.6
@@ -313,7 +312,11 @@ def _read(hint, value):
         inner = (*typing.get_args(hint), None)[0]
         return tuple(_read(inner, item) for item in value)
     kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-    return from_dict(kinds[0], value) if kinds and isinstance(value, dict) else value
+    if kinds and isinstance(value, dict):
+        return from_dict(kinds[0], value)
+    if kinds and value is not None:
+        raise ConfigError(f"Expected the fields of a {kinds[0].__name__}, got {value!r}.")
+    return value
 
 
 replace = dataclasses.replace

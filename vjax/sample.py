@@ -280,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: one line per problem, and no traceback for what the user can mend."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_as_note
             paths = run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

@@ -15,6 +15,9 @@ from vjax import video as media
 from vjax.config import ModelConfig
 
 
+LONGEST_SECONDS = 600  # that one request may add; its frames are kept in memory
+
+
 class RequestError(ValueError):
     """A request that cannot be served; the message says what would work."""
 
@@ -130,7 +133,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     """
     if not timeline.prompt.strip():
         raise RequestError("The prompt is empty: say what the video should show.")
-    fps = timeline.fps or model.fps
+    fps = model.fps if timeline.fps is None else timeline.fps
     if not 1 <= fps <= 120:
         raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
     if timeline.pixels is None:
@@ -178,6 +181,8 @@ def _place_given(timeline: Timeline, model: ModelConfig, fps: float) -> Canvas:
         notes.append(
             f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
         )
+    if max(timeline.before, timeline.after) > LONGEST_SECONDS:
+        raise RequestError(f"At most {LONGEST_SECONDS} seconds can be added in one request.")
     before, after = round(timeline.before * fps), round(timeline.after * fps)
     if timeline.frames is not None or timeline.seconds is not None:
         after = max(_length(timeline, model, fps) - before - len(given), 0)
