@@ -59,7 +59,7 @@ def test_other_frame_rates_are_resampled_in_time():
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(480, 480, (96, 96)), (160, 96, (80, 128)), (96, 160, (128, 80)), (270, 480, (128, 80))],
+    [(480, 480, (96, 96)), (160, 96, (80, 128)), (96, 160, (128, 80)), (270, 480, (144, 80))],
 )
 def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
     canvas = timelines.on_canvas(verbs.animate(clip(1, height, width)[0], "a"), MODEL)
@@ -105,7 +105,7 @@ def test_bad_ranges_are_refused(keep, message):
 
 def test_bad_arrays_and_lengths_are_refused():
     with pytest.raises(RequestError, match="uint8"):
-        verbs.animate(np.zeros((96, 96)), "a")
+        verbs.animate(np.zeros((0, 96, 96, 3), np.uint8), "a")
     with pytest.raises(RequestError, match="positive"):
         verbs.extend(clip(9), "a", seconds=0)
 

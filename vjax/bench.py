@@ -55,7 +55,7 @@ def data(clips: int = 100) -> dict[str, float]:
     return {"clips_per_second_33x128x128": clips / (time.perf_counter() - began)}
 
 
-def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float]:
+def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]:
     """The training step of a config's most frequent bucket, fed by the data pipeline."""
     config = configs.load_config(config_path)
     model, frozen = config.model, {}

@@ -4,6 +4,7 @@
   later is encoded as its own short clip and appended as extra tokens with their true positions.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from einops import reduce
 
@@ -57,15 +58,16 @@ def anchors(canvas: Canvas, model: ModelConfig, encode, text, negative) -> Condi
     none = np.zeros((0, *grid[1:], channels), np.float32)
     # Positions count native latent frames, so another frame rate stretches them.
     stretch = model.fps / canvas.fps
-    return Condition(
-        source=source[None],
-        strength=strength[None],
-        anchors=np.concatenate([none, *parts])[None],
-        positions=(np.arange(grid[0], dtype=np.float32) * stretch)[None],
-        anchor_positions=(np.concatenate([[], *positions]).astype(np.float32) * stretch)[None],
-        text=text[None],
-        negative=negative[None],
-    )
+    fields = {
+        "source": source,
+        "strength": strength,
+        "anchors": np.concatenate([none, *parts]),
+        "positions": np.arange(grid[0]) * stretch,
+        "anchor_positions": np.concatenate([[], *positions]) * stretch,
+        "text": text,
+        "negative": negative,
+    }
+    return Condition(**{name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()})
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:

@@ -66,8 +66,18 @@ def _text_trials(pipe, sample, split: str, size: tuple[int, int]) -> Iterator[Tr
         rng = np.random.default_rng((SEED, index))
         facts = sample(rng, split)
         prompt = world.caption(facts, rng, long=index % 2 == 1)
-        keys = ("color", "shape", "motion", "background", "count", "relation", "permanence")
-        keys += ("camera", "cut", "style")
+        keys = [
+            "color",
+            "shape",
+            "motion",
+            "background",
+            "count",
+            "relation",
+            "permanence",
+            "camera",
+            "cut",
+            "style",
+        ]
 
         def judge(video, facts=facts, keys=keys):
             agrees = oracle.agree(facts, oracle.read(video, pipe.config.fps))

@@ -63,7 +63,9 @@ def run(
         while done < steps:
             end = min(done + piece, steps)
             began = time.perf_counter()
-            state = jax.block_until_ready(advance(state, np.int32(done), np.int32(end)))
+            state = jax.block_until_ready(
+                advance(state, np.asarray(done, np.int32), np.asarray(end, np.int32))
+            )
             seconds = (time.perf_counter() - began) / (end - done)
             done = end
             bar.update(task, completed=done)

@@ -166,7 +166,7 @@ def _timeline(settings: dict[str, Any]):
     from vjax import verbs
 
     verb = settings["verb"]
-    options = {
+    options: dict[str, Any] = {
         name: settings[name]
         for name in ("negative", "frames", "seconds", "fps")
         if name in settings

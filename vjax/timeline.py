@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 from vjax import video as media
 from vjax.config import ModelConfig
 
-
 LONGEST_SECONDS = 600  # that one request may add; its frames are kept in memory
 
 
@@ -67,7 +66,7 @@ class Canvas:
     @property
     def known(self) -> np.ndarray:
         """Which frames are given whole: [T]."""
-        return (self.strength >= 1).all(axis=(1, 2, 3))
+        return np.asarray((self.strength >= 1).all(axis=(1, 2, 3)))
 
 
 def size_step(model: ModelConfig) -> int:

@@ -20,7 +20,7 @@ from tensorboardX import SummaryWriter
 
 from vjax import config as configs
 from vjax import models, runtime, weights
-from vjax.config import ConfigError, RunConfig
+from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
@@ -202,8 +202,8 @@ class _Meter:
         self.config = config
         self.clock = time.perf_counter()
         self.waited = 0.0
-        self.speed = None
-        self.compiled = set()
+        self.speed: np.ndarray | None = None
+        self.compiled: set[Bucket] = set()
 
     def waiting(self):
         return _Stopwatch(self)

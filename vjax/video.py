@@ -24,7 +24,7 @@ from typing import Literal
 import imageio_ffmpeg
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
@@ -421,8 +421,8 @@ def _on_clock(
 
 
 def resample(
-    frames: UInt8[np.ndarray, "T H W 3"], from_fps: float, to_fps: float
-) -> UInt8[np.ndarray, "t H W 3"]:
+    frames: Shaped[np.ndarray, "T *rest"], from_fps: float, to_fps: float
+) -> Shaped[np.ndarray, "t *rest"]:
     """The frames nearest in time at another rate; the duration stays, to half a frame."""
     _check_fps(from_fps)
     _check_fps(to_fps)

@@ -82,7 +82,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         damaged = pathlib.Path(self.manager.directory) / str(step)
-        shutil.move(damaged, damaged.parent.parent / f"damaged-{step}")
+        aside = damaged.parent.parent / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.move(damaged, aside)
         self.manager.reload()
 
     def last(self) -> int | None:
