@@ -624,7 +624,8 @@ def caption(facts: Facts, rng: np.random.Generator, *, long: bool, moving: bool 
     subject = facts.shots[0].things[0]
     name = _name(rng, subject)
     if long:
-        opening = str(rng.choice(_LONG_OPENINGS))
+        # Two shots are long enough without one: the text encoder reads 160 bytes.
+        opening = str(rng.choice(_LONG_OPENINGS)) if len(facts.shots) == 1 else ""
         text = opening + _say_shot(
             rng, facts.shots[0], len(facts.shots) == 1, moving, _article(name)
         )
