@@ -23,15 +23,15 @@ def get_config() -> RunConfig:
         model=ModelConfig(
             name="world_vae",
             vae=VAEConfig(
-                base_dim=24,
-                decoder_base_dim=32,
-                z_dim=48,
+                base_dim=48,
+                z_dim=64,
                 dim_mult=(1, 2, 2),
                 num_res_blocks=1,
                 temporal_downsample=(True, True),
+                spatial_downsample=(True, False),
                 patch_size=4,
                 mid_attention=False,
-                residual=True,
+                linear=True,
             ),
             fps=16,
             frames=33,
@@ -41,16 +41,16 @@ def get_config() -> RunConfig:
         ),
         data=DataConfig(
             buckets=(
-                Bucket(frames=9, height=96, width=96, crop=64, batch=8, weight=0.75),
-                Bucket(frames=33, height=96, width=96, crop=64, batch=2, weight=0.25),
+                Bucket(frames=9, height=96, width=96, crop=64, batch=8, weight=0.85),
+                Bucket(frames=33, height=96, width=96, crop=64, batch=2, weight=0.15),
             ),
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, warmup=40, ema=0.998, decay_from=0.5
+            name="muon", learning_rate=2e-3, warmup=40, ema=0.995, decay_from=0.3
         ),
-        vae_loss=VAELossConfig(kl=1e-3, squared=5.0, equivariance=0.1),
+        vae_loss=VAELossConfig(kl=0.0, squared=5.0, equivariance=0.0),
         steps=900,
         log_every=50,
-        checkpoint_every=300,
-        sample_every=300,
+        checkpoint_every=100,
+        sample_every=200,
     )

@@ -23,9 +23,10 @@ from vjax import train as trainer
 from vjax import video as media
 from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
 from vjax.data import loader
+from vjax.models.vae import fold
 from vjax.parallel import mesh as meshes
 from vjax.training import loss as losses
-from vjax.training import preview
+from vjax.training import linear, preview
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.state import init_state, train_step
 
@@ -358,6 +359,26 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     assert (np.array(model.vae.latents_std) > 0).all()
     clip = media.read(tmp_path / "run" / "samples" / "0000030.mp4")
     assert clip.frames.shape == (5, 64, 32 * 6, 3)  # clips above, reconstructions below
+
+
+def test_a_linear_code_is_the_best_of_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(linear, "CLIPS", 8)
+    config = vae_config(tmp_path)
+    vae = dataclasses.replace(config.model.vae, linear=True, z_dim=6)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vae=vae))
+    code = linear.fit(config)
+    source = loader.make_source(config.data, config.seed)
+    video = losses.to_float(np.stack([source(i, FIVE)[0] for i in range(8)]))
+    video = np.concatenate([video[:, :1], video], axis=1)
+    patches = np.asarray(fold(video, 2, 8)).reshape(-1, 2 * 8 * 8 * 3)
+    z = patches @ code["encoder"]["kernel"] + code["encoder"]["bias"]
+    left = patches - z @ code["decoder"]["kernel"] - code["decoder"]["bias"]
+    singular = np.linalg.svd(patches - patches.mean(0), compute_uv=False)
+    np.testing.assert_allclose((left**2).sum(), (singular[6:] ** 2).sum(), rtol=1e-3)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.mean(z.std(0) ** 2), 1, rtol=1e-3)
+    ratio = (singular[0] / singular[5]) ** 0.5
+    np.testing.assert_allclose(z[:, 0].std() / z[:, 5].std(), ratio, rtol=1e-3)
 
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from vjax import models
-from vjax.config import VAEConfig
+from vjax.config import ConfigError, VAEConfig
 from vjax.models import convolution
 
 # The recorded network.
@@ -30,6 +30,10 @@ SMALL = VAEConfig(
 
 
 RESIDUAL = dataclasses.replace(SMALL, residual=True)
+# A linear code in place of the encoder, and a stage that halves the frame rate but not the size.
+LINEAR = dataclasses.replace(
+    SMALL, linear=True, patch_size=4, spatial_downsample=(True, False), dim_mult=(1, 2, 2)
+)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="dtype")
@@ -95,7 +99,9 @@ def test_published_size():
     assert sum(sizes) == 126_892_531
 
 
-@pytest.mark.parametrize("config", [SMALL, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize(
+    "config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"]
+)
 def test_encode_streams(config):
     video, params = noise(2, 9, 16, 24, 3), small_params(config)
     whole = call(config, "encode", params, video)
@@ -104,12 +110,37 @@ def test_encode_streams(config):
         close(a, b)
 
 
-@pytest.mark.parametrize("config", [SMALL, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize(
+    "config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"]
+)
 def test_decode_streams(config):
     z, params = noise(2, 3, 2, 3, 2), small_params(config)
     whole = call(config, "decode", params, z)
     assert whole.shape == (2, 9, 16, 24, 3)
     close(call(config, "decode_stream", params, z), whole)
+
+
+def test_a_stage_can_halve_the_rate_alone():
+    config = dataclasses.replace(LINEAR, linear=False, num_res_blocks=1)
+    video, params = noise(2, 9, 16, 24, 3), small_params(config)
+    whole = call(config, "encode", params, video)
+    assert whole[0].shape == (2, 3, 2, 3, 2)
+    close(call(config, "encode_stream", params, video)[0], whole[0])
+    with pytest.raises(ConfigError, match="changes size 2 times: spatial_downsample is"):
+        dataclasses.replace(LINEAR, spatial_downsample=(True,))
+
+
+def test_linear_code_inverts_where_it_has_room():
+    # As many components as a patch has values, each patch alone: nothing may be lost.
+    config = dataclasses.replace(LINEAR, z_dim=4 * 8 * 8 * 3)
+    params = models.init(config, jax.random.key(0))
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((config.z_dim,) * 2))[0]
+    for name, kernel in (("encoder", axes), ("decoder", axes.T)):
+        params["code"][name] = {"kernel": kernel.astype(np.float32), "bias": np.zeros(config.z_dim)}
+    video = noise(2, 9, 16, 24, 3)
+    z, _ = call(config, "encode", params, video)
+    # An untrained decoder adds nothing to the inverse of the code.
+    close(call(config, "decode", params, z), video, 1e-5)
 
 
 def test_image_is_a_first_frame():

@@ -32,6 +32,9 @@ class DiTConfig:
     frequency_dim: int = 256
     rope_theta: float = 10_000.0
     eps: float = 1e-6
+    # Deviation of the data in each channel: the network then predicts what a Gaussian of it leaves
+    # over of the velocity. Empty: all of the velocity, as published models do.
+    data_std: tuple[float, ...] = ()
     anchors: bool = False  # a learned embedding marks frames that are known out of order
     remat: bool = True  # recompute each block in the backward pass
 
@@ -52,16 +55,34 @@ class VAEConfig:
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
     temporal_downsample: tuple[bool, ...] = (False, True, True)
+    spatial_downsample: tuple[bool, ...] = ()  # empty: at every change of size
     patch_size: int = 1  # pixels folded into channels before the first convolution
     mid_attention: bool = True
     residual: bool = False  # fixed shortcuts around each change of size, as in Wan 2.2
+    linear: bool = False  # latents are a fixed linear code of patches; only the decoder learns
     # Latents that leave `encode` are (z - latents_mean) / latents_std. Empty: not normalised.
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
+    latents_spread: tuple[float, ...] = ()  # what deviation each channel then has; empty: about 1
+
+    def __post_init__(self):
+        changes = len(self.dim_mult) - 1
+        for name in ("temporal_downsample", "spatial_downsample"):
+            value = getattr(self, name)
+            if len(value) != changes and (value or name == "temporal_downsample"):
+                raise ConfigError(
+                    f"A VAE with {len(self.dim_mult)} stages changes size {changes} times: "
+                    f"{name} is {value}."
+                )
+
+    @property
+    def spatial_changes(self) -> tuple[bool, ...]:
+        """Which changes of size halve the height and width."""
+        return self.spatial_downsample or (True,) * (len(self.dim_mult) - 1)
 
     @property
     def spatial_ratio(self) -> int:
-        return self.patch_size * 2 ** (len(self.dim_mult) - 1)
+        return self.patch_size * 2 ** sum(self.spatial_changes)
 
     @property
     def temporal_ratio(self) -> int:

@@ -24,7 +24,7 @@ from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
-from vjax.training import preview
+from vjax.training import linear, preview
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.state import TRAINED, init_state, train_step
 
@@ -50,6 +50,10 @@ def train(config: RunConfig) -> pathlib.Path:
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
+    elif config.trains == "vae" and config.model.vae.linear and given is None:
+        code = linear.fit(config)
+        for copy in ("params", "ema"):
+            state[copy]["vae"]["code"] = jax.device_put(code, everywhere)
     start = int(state["step"])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
@@ -119,7 +123,8 @@ def _starting_point(config: RunConfig):
         if config.vae is None:
             raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
         trained, params = weights.load(config.vae, networks=("vae",))
-        model = configs.replace(config.model, vae=trained.vae)
+        dit = configs.replace(config.model.dit, data_std=trained.vae.latents_spread)
+        model = configs.replace(config.model, vae=trained.vae, dit=dit)
         config, frozen = configs.replace(config, model=model), params["vae"]
         for name, value, of, wanted in (
             ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),

@@ -6,7 +6,7 @@ granularity of the time it comes from: one per clip, one per frame or one per to
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -183,9 +183,15 @@ class VideoDiT(nnx.Module):
             positions = positions[None]
 
         with jax.named_scope("embed"):
-            x = self.patch_embed(self._patches(latents))
             t = self._token_times(t)
+            seen = latents
+            if config.data_std:
+                std, mean, deviation = self._gaussian(latents, t, *grid)
+                seen = (latents / std).astype(dtype)
+            x = self.patch_embed(self._patches(seen))
             if anchors is not None and anchors.shape[1]:
+                if config.data_std:
+                    anchors = anchors / jnp.array(config.data_std, dtype)[None, None, None, None]
                 known = self.patch_embed(self._patches(anchors))
                 if self.anchor_embed is not None:
                     embed = self.anchor_embed[...].astype(dtype)
@@ -218,13 +224,35 @@ class VideoDiT(nnx.Module):
             table = rearrange(self.head_modulation[...].astype(jnp.float32), "1 s d -> s 1 1 1 d")
             shift, scale = table + time[None]
             x = self.head(modulate(x, shift, scale, eps=config.eps))
-            return rearrange(
+            x = rearrange(
                 x,
                 "b f (h w) (ph pw c) -> b f (h ph) (w pw) c",
                 h=grid[0],
                 ph=config.patch[1],
                 pw=config.patch[2],
             )
+            return (mean + deviation * x).astype(dtype) if config.data_std else x
+
+    def _gaussian(
+        self, latents: Float[Array, "B T H W C"], t: Float[Array, "B f p"], height: int, width: int
+    ) -> tuple[Array, Array, Array]:
+        """Deviation of `latents` at time `t`, mean and deviation of their velocity, if Gaussian.
+
+        If the data of a channel were Gaussian with deviation σ, `latents` would have deviation
+        s = √((1 - t)² σ² + t²), and their velocity the mean (t - (1 - t) σ²) / s² · x_t and the
+        deviation σ / s. Measured in these, what the network sees and predicts has unit variance at
+        all times (as in Karras et al. 2022, arXiv:2206.00364, for noise that is added).
+        """
+        _, ph, pw = self.config.patch
+        if t.shape[2] == 1:
+            t = t[..., None, None]
+        else:
+            t = repeat(t, "b f (h w) -> b f (h ph) (w pw) 1", h=height, ph=ph, pw=pw)
+        t = t.astype(jnp.float32)
+        variance = jnp.square(jnp.array(self.config.data_std))[None, None, None, None]
+        total = jnp.square(1 - t) * variance + jnp.square(t)
+        mean = (t - (1 - t) * variance) / total * latents
+        return jnp.sqrt(total), mean, jnp.sqrt(variance / total)
 
     def _patches(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B T P features"]:
         # Channels first, as a published patch convolution flattens.

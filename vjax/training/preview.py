@@ -34,10 +34,9 @@ def held_out_clips(config: RunConfig, count: int = CLIPS) -> np.ndarray:
 
 
 def with_latent_statistics(config: RunConfig, params: models.Params) -> ModelConfig:
-    """The model whose VAE normalises its latents to zero mean and unit variance.
+    """The model whose VAE normalises its latents to zero mean and, over all, unit variance.
 
-    The variance is that of sampled latents: a channel that the VAE does not use has a mean of
-    almost zero, and stays there, where dividing by its own deviation would blow it up.
+    All channels share one deviation: a channel that carries little stays small next to the others.
     """
     vae_config = dataclasses.replace(config.model.vae, latents_mean=(), latents_std=())
 
@@ -48,13 +47,19 @@ def with_latent_statistics(config: RunConfig, params: models.Params) -> ModelCon
     moments = [encode(params, clip[None]) for clip in held_out_clips(config)]
     means, logvars = (np.concatenate(parts) for parts in zip(*moments, strict=True))
     axes = tuple(range(means.ndim - 1))
-    deviation = np.sqrt(means.var(axes) + np.exp(logvars).mean(axes))
+    spread = np.sqrt(means.var(axes) + np.exp(logvars).mean(axes))
+    deviation = np.full_like(spread, np.sqrt(np.mean(spread**2)))
     vae_config = dataclasses.replace(
         vae_config,
-        latents_mean=tuple(float(round(x, 5)) for x in means.mean(axes)),
-        latents_std=tuple(float(round(x, 5)) for x in deviation),
+        latents_mean=_rounded(means.mean(axes)),
+        latents_std=_rounded(deviation),
+        latents_spread=_rounded(spread / deviation),
     )
     return dataclasses.replace(config.model, vae=vae_config)
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(round(x, 5)) for x in values.astype(float))
 
 
 @jax.jit(static_argnames="config")
