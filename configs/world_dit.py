@@ -74,7 +74,7 @@ def get_config() -> RunConfig:
             ),
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=2e-3, warmup=100, ema=0.999, decay_from=0.75
+            name="muon", learning_rate=4e-3, warmup=100, ema=0.999, decay_from=0.75
         ),
         dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=0.4),
         steps=12000,
