@@ -41,6 +41,7 @@ def get_config() -> RunConfig:
                 in_channels=64,
                 out_channels=64,
                 patch=(1, 2, 2),
+                rope_theta=100.0,  # the grids are small
                 text_width=128,
                 anchors=True,
                 remat=False,

@@ -25,8 +25,8 @@ from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, Optimize
 from vjax.data import loader
 from vjax.models.vae import fold
 from vjax.parallel import mesh as meshes
-from vjax.training import loss as losses
 from vjax.training import linear, preview
+from vjax.training import loss as losses
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.state import init_state, train_step
 
@@ -283,7 +283,7 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
 
 
 def final_state(config: RunConfig, step: int) -> dict:
-    config, _, given = trainer._starting_point(config)
+    config, _, given = trainer.starting_point(config)
     state = init_state(config, jax.tree.map(jnp.asarray, given))
     checkpoints = Checkpoints(pathlib.Path(config.run_dir) / config.name / "checkpoints", config)
     assert checkpoints.last() == step

@@ -99,9 +99,7 @@ def test_published_size():
     assert sum(sizes) == 126_892_531
 
 
-@pytest.mark.parametrize(
-    "config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"]
-)
+@pytest.mark.parametrize("config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"])
 def test_encode_streams(config):
     video, params = noise(2, 9, 16, 24, 3), small_params(config)
     whole = call(config, "encode", params, video)
@@ -110,9 +108,7 @@ def test_encode_streams(config):
         close(a, b)
 
 
-@pytest.mark.parametrize(
-    "config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"]
-)
+@pytest.mark.parametrize("config", [SMALL, RESIDUAL, LINEAR], ids=["plain", "residual", "linear"])
 def test_decode_streams(config):
     z, params = noise(2, 3, 2, 3, 2), small_params(config)
     whole = call(config, "decode", params, z)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vjax import config as configs
-from vjax import runtime, weights
+from vjax import runtime
 from vjax.data import loader, world
 from vjax.models.flops import train_flops
+from vjax.train import starting_point
 from vjax.training.state import compute_dtype, init_state, train_step
 
 PROMPT = "a red circle moves right on a black background"
@@ -58,15 +59,14 @@ def data(clips: int = 100) -> dict[str, float]:
 def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]:
     """The training step of a config's most frequent bucket, fed by the data pipeline."""
     config = configs.load_config(config_path)
-    model, frozen = config.model, {}
     if config.trains == "dit":
-        trained, params = weights.load(vae, networks=("vae",))
-        model, frozen = configs.replace(model, vae=trained.vae), params["vae"]
+        config = configs.replace(config, vae=vae)
+    config, frozen, _ = starting_point(config)
     bucket = max(config.data.buckets, key=lambda bucket: bucket.weight)
     data = configs.replace(config.data, buckets=(bucket,))
-    config = configs.replace(config, model=model, data=data)
+    config = configs.replace(config, data=data)
     state = init_state(config)
-    length = model.text.max_length if model.text else 1
+    length = config.model.text.max_length if config.model.text else 1
     stream = loader.batches(data, seed=0, text_length=length, start=0, stop=steps + 2)
     waited, took = [], []
     for _ in range(steps + 2):

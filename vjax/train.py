@@ -40,7 +40,7 @@ def train(config: RunConfig) -> pathlib.Path:
     # --- Model -------------------------------------------------------------------------------
     mesh = meshes.make_mesh()
     everywhere = meshes.replicated(mesh)
-    config, frozen, given = _starting_point(config)
+    config, frozen, given = starting_point(config)
     _check_buckets(config, mesh.size)
     frozen = jax.device_put(frozen, everywhere)
     state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, given)
@@ -116,7 +116,7 @@ def train(config: RunConfig) -> pathlib.Path:
     return run_dir / "bundle"
 
 
-def _starting_point(config: RunConfig):
+def starting_point(config: RunConfig):
     """The config with the frozen VAE's in it, the frozen parameters and those to start from."""
     frozen, given = {}, None
     if config.trains == "dit":

@@ -112,8 +112,8 @@ def dit_loss(
     def several(x: Array) -> Array:
         return repeat(x, "b ... -> (b r) ...", r=weights.noises)
 
-    latents, source, known, text, anchors, anchor_positions = map(
-        several, (latents, source, known, text, anchors, anchor_positions)
+    latents, source, known, anchors, anchor_positions = map(
+        several, (latents, source, known, anchors, anchor_positions)
     )
     count = latents.shape[0]
     patch = model.dit.patch
