@@ -1,6 +1,6 @@
 """The DiT and text encoder of the default model, on the captioned world.
 
-python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
+python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle --init=runs/world_text/bundle
 """
 
 from vjax.config import (
@@ -62,22 +62,22 @@ def get_config() -> RunConfig:
             max_frames=65,
             min_side=64,
             max_side=160,
-            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=1.5),
+            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=5.0),
             vocabulary=tuple(sorted(world.vocabulary())),
         ),
         data=DataConfig(
             # Images teach what things look like at a fifth of the cost of the shortest clips.
             buckets=(
-                Bucket(frames=1, height=96, width=96, batch=48, weight=0.4),
-                Bucket(frames=17, height=96, width=96, batch=12, weight=0.35),
+                Bucket(frames=1, height=96, width=96, batch=48, weight=0.5),
+                Bucket(frames=17, height=96, width=96, batch=12, weight=0.3),
                 Bucket(frames=33, height=96, width=96, batch=6, weight=0.15),
-                Bucket(frames=33, height=96, width=96, batch=6, weight=0.1, anchors=2),
+                Bucket(frames=33, height=96, width=96, batch=6, weight=0.05, anchors=2),
             ),
         ),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=4e-3, warmup=100, ema=0.999, decay_from=0.75
+            name="muon", learning_rate=3e-3, warmup=100, ema=0.999, decay_from=0.75
         ),
-        dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=0.4),
+        dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=1.8),
         steps=12000,
         log_every=50,
         checkpoint_every=200,

@@ -23,6 +23,7 @@ from vjax import train as trainer
 from vjax import video as media
 from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
 from vjax.data import loader
+from vjax.models.text import tokenize_bytes, words_in
 from vjax.models.vae import fold
 from vjax.parallel import mesh as meshes
 from vjax.training import linear, preview
@@ -379,6 +380,32 @@ def test_a_linear_code_is_the_best_of_its_size(tmp_path, monkeypatch):
     np.testing.assert_allclose(np.mean(z.var(0, ddof=1)), 1, rtol=1e-3)
     ratio = (singular[0] / singular[5]) ** 0.5
     np.testing.assert_allclose(z[:, 0].std() / z[:, 5].std(), ratio, rtol=1e-3)
+
+
+def test_a_text_run_learns_words_and_a_dit_run_starts_from_them(tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    model = dataclasses.replace(MODEL, vae=None, dit=None)
+    image = Bucket(frames=1, height=64, width=64, batch=8)
+    config = dit_config(tmp_path, trains="text", model=model, data=DataConfig(buckets=(image,)))
+    arrays = one_batch(config, image)
+    captions = ("a red circle", "It moves right, a blue one.") * 4
+    arrays["ids"], arrays["mask"] = tokenize_bytes(captions, 32)
+    arrays["words"] = words_in(captions, model.vocabulary)
+    assert arrays["words"][:2].sum(1).tolist() == [3, 4]
+    longer = dataclasses.replace(config, steps=100)
+    state = init_state(longer)
+    for _ in range(60):
+        state, metrics = train_step(longer, image, state, {}, arrays)
+    assert metrics["words_found"] == 1
+
+    made = trainer.train(config)
+    given, params = weights.load(str(made))
+    assert (given.vae, given.dit) == (None, None)
+    after = dit_config(tmp_path, vae=bundle, init=str(made))
+    after, _, start = trainer.starting_point(after)
+    state = init_state(after, start)
+    assert set(state["params"]) == {"dit", "text"}
+    np.testing.assert_array_equal(state["params"]["text"]["embedding"], params["text"]["embedding"])
 
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):

@@ -213,14 +213,14 @@ class RunConfig:
     """One training run."""
 
     name: str
-    trains: str  # "vae", or "dit" (with its text encoder)
+    trains: str  # "vae", "text", or "dit" (with its text encoder)
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     vae_loss: VAELossConfig = VAELossConfig()
     dit_loss: DiTLossConfig = DiTLossConfig()
     vae: str | None = None  # the bundle whose VAE a "dit" run uses
-    init: str | None = None  # a bundle to start from
+    init: str | None = None  # a bundle to start from: those of the trained networks that it has
     steps: int = 1000
     seed: int = 0
     dtype: str | None = None  # of the computation; None: bfloat16 on accelerators, else float32

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from vjax import conditioning, flow, models, progress, sampler, solvers, weights
 from vjax import timeline as timelines
 from vjax.config import DiTConfig, ModelConfig
-from vjax.models.text import tokenize_bytes
+from vjax.models.text import tokenize_bytes, words_of
 from vjax.timeline import Canvas, RequestError, Timeline
 from vjax.training.loss import to_float
 
@@ -224,7 +223,7 @@ class Pipeline:
         """What the user should know of a request that can be served: one sentence each."""
         found, prompt = [], timeline.prompt
         known = set(self.config.vocabulary)
-        words = set(re.findall(r"[^\s.,;:!?\"()]+", prompt.lower()))
+        words = words_of(prompt)
         if known and words - known:
             unknown = ", ".join(sorted(words - known))
             found.append(

@@ -23,6 +23,7 @@ from vjax import models, runtime, weights
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
+from vjax.models.text import words_in
 from vjax.parallel import mesh as meshes
 from vjax.training import linear, preview
 from vjax.training.checkpoint import Checkpoints
@@ -74,7 +75,7 @@ def train(config: RunConfig) -> pathlib.Path:
         text_length=config.model.text.max_length if config.model.text else 1,
         start=start,
         stop=config.steps,
-        caption_dropout=config.dit_loss.caption_dropout,
+        caption_dropout=config.dit_loss.caption_dropout if config.trains == "dit" else 0.0,
         process=(jax.process_index(), jax.process_count()),
     )
 
@@ -92,6 +93,8 @@ def train(config: RunConfig) -> pathlib.Path:
             with meter.waiting():
                 batch = next(data)
             arrays = {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
+            if config.trains == "text":
+                arrays["words"] = words_in(batch.captions, config.model.vocabulary)
             arrays = meshes.place_batch(mesh, arrays)
             state, metrics = train_step(config, batch.bucket, state, frozen, arrays)
             if previous is not None:
@@ -135,7 +138,9 @@ def starting_point(config: RunConfig):
                 raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")
     if config.init is not None:
         _, given = weights.load(config.init, networks=TRAINED[config.trains])
-        for network in TRAINED[config.trains]:
+        if not given:
+            raise ConfigError(f"{config.init} has no network that this run trains.")
+        for network in given:
             wanted = weights.flatten(models.abstract(getattr(config.model, network)))
             found = weights.flatten(given[network])
             if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in found.items()}:
@@ -148,10 +153,10 @@ def starting_point(config: RunConfig):
 def _check_buckets(config: RunConfig, devices: int) -> None:
     """Raises ConfigError for a bucket that the first step of its kind would fail on."""
     vae, dit = config.model.vae, config.model.dit
-    ratio, side = vae.temporal_ratio, vae.spatial_ratio
+    ratio, side = (vae.temporal_ratio, vae.spatial_ratio) if vae else (1, 1)
     if config.trains == "dit":
         side *= max(dit.patch)
-    elif config.vae_loss.equivariance:  # latents are halved
+    elif config.trains == "vae" and config.vae_loss.equivariance:  # latents are halved
         side *= 2
     for bucket in config.data.buckets:
         problem = None
@@ -169,7 +174,7 @@ def _check_buckets(config: RunConfig, devices: int) -> None:
 
 def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.Path:
     """Writes the averaged weights as a bundle."""
-    params = jax.device_get(state["ema"])
+    params = {name: jax.device_get(state["ema"][name]) for name in TRAINED[config.trains]}
     model = config.model
     if config.trains == "vae":
         model = preview.with_latent_statistics(config, params["vae"])

@@ -75,6 +75,7 @@ class Batch:
     video: np.ndarray  # uint8 [B T H W 3]
     ids: np.ndarray  # int32 [B S]
     mask: np.ndarray  # bool [B S]
+    captions: tuple[str, ...]
 
 
 def batches(
@@ -118,7 +119,7 @@ def batches(
                 video = video[:, top : top + bucket.crop, left : left + bucket.crop]
             videos.append(video)
         ids, mask = tokenize_bytes(captions, text_length)
-        return Batch(step, bucket, np.stack(videos), ids, mask)
+        return Batch(step, bucket, np.stack(videos), ids, mask, tuple(captions))
 
     options = grain.ReadOptions(
         num_threads=config.threads, prefetch_buffer_size=max(config.prefetch, config.threads)

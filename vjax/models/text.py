@@ -1,5 +1,6 @@
 """TextEncoder: the T5 encoder (UMT5 where every layer has its own position bias), and byte ids."""
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -31,6 +32,17 @@ def tokenize_bytes(
         ids[row, len(kept)] = EOS
         mask[row, : len(kept) + 1] = True
     return ids, mask
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text in lower case, without punctuation."""
+    return set(re.findall(r"[^\s.,;:!?\"()]+", text.lower()))
+
+
+def words_in(texts: Sequence[str], vocabulary: Sequence[str]) -> Bool[np.ndarray, "B V"]:
+    """Which words of the vocabulary each text has."""
+    found = [words_of(text) for text in texts]
+    return np.array([[word in words for word in vocabulary] for words in found])
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "S S"]:
@@ -139,5 +151,15 @@ class TextEncoder(nnx.Module):
 
 
 def _relative_bias(config: TextConfig, rngs: nnx.Rngs) -> nnx.Param:
-    init = nnx.initializers.normal(config.width**-0.5)
-    return nnx.Param(init(rngs.params(), (config.relative_buckets, config.heads), jnp.float32))
+    """Heads that start with what is near: one with what comes before, the next with what follows.
+
+    Among bytes that is where words are; heads that look everywhere at first take long to find them.
+    """
+    half = config.relative_buckets // 2
+    bucket, head = np.meshgrid(
+        np.arange(config.relative_buckets), np.arange(config.heads), indexing="ij"
+    )
+    other_side = (bucket >= half) == (head % 2 == 0)
+    near = -0.7 * (bucket % half) - 2.0 * other_side
+    noise = nnx.initializers.normal(config.width**-0.5)(rngs.params(), near.shape, jnp.float32)
+    return nnx.Param(near + noise)

@@ -1,8 +1,9 @@
-"""The two losses: a VAE's reconstruction and a DiT's rectified flow with known frames."""
+"""The losses: a VAE's reconstruction, a text encoder's words, and a DiT's rectified flow."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, UInt8
 
@@ -57,6 +58,28 @@ def _reconstruction(decoded: Array, video: Array, weights: VAELossConfig) -> Arr
         loss += weights.edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
         loss += weights.edges * jnp.mean(jnp.abs(jnp.diff(difference, axis=3)))
     return loss
+
+
+# --- Text ----------------------------------------------------------------------------------------
+
+
+def text_loss(
+    config: RunConfig, params: models.Params, batch: dict[str, Array], dtype
+) -> tuple[Array, Metrics]:
+    """Cross-entropy of naming the words of a caption from the mean of its vectors.
+
+    A DiT finds its way to the text late if it meets bytes that mean nothing yet: what it could say
+    of a video is then less than the noise that it adds. An encoder that knows words is heard.
+    """
+    ids, mask = batch["ids"], batch["mask"]
+    vectors = models.bind(config.model.text, params["text"])(ids, mask, dtype=dtype)
+    mean = reduce(vectors, "b s d -> b d", "sum") / reduce(mask, "b s -> b 1", "sum")
+    bias = params["words"]["bias"][None]
+    logits = mean.astype(jnp.float32) @ params["words"]["kernel"] + bias
+    words = batch["words"].astype(jnp.float32)
+    loss = optax.sigmoid_binary_cross_entropy(logits, words)
+    found = jnp.sum((logits > 0) * words) / jnp.sum(words)
+    return jnp.mean(reduce(loss, "b v -> b", "sum")), {"words_found": found}
 
 
 # --- DiT -----------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def write(
     from vjax import video as media
     from vjax import weights
 
-    if config.trains == "dit" and not config.sample_prompts:
+    if config.trains == "text" or (config.trains == "dit" and not config.sample_prompts):
         return
     directory.mkdir(parents=True, exist_ok=True)
     model, params = weights.load(str(bundle))

@@ -9,24 +9,28 @@ import optax
 
 from vjax import models
 from vjax.config import Bucket, ConfigError, RunConfig
-from vjax.training.loss import dit_loss, vae_loss
+from vjax.training.loss import dit_loss, text_loss, vae_loss
 from vjax.training.optimizer import make_optimizer
 
 State = dict[str, Any]  # "step", "params", "ema", "optimizer"
 
-TRAINED = {"vae": ("vae",), "dit": ("dit", "text")}
+TRAINED = {"vae": ("vae",), "text": ("text",), "dit": ("dit", "text")}
 
 
 def init_state(config: RunConfig, params: models.Params | None = None) -> State:
-    """The state before the first step, from fresh parameters or from given ones."""
+    """The state before the first step; networks that `params` lacks start from scratch."""
     if config.trains not in TRAINED:
-        raise ConfigError(f'Unknown trains={config.trains!r}: a run trains "vae" or "dit".')
-    if params is None:
-        key = jax.random.key(config.seed)
-        params = {
-            network: models.init(getattr(config.model, network), jax.random.fold_in(key, i))
-            for i, network in enumerate(TRAINED[config.trains])
-        }
+        known = ", ".join(map(repr, TRAINED))
+        raise ConfigError(f"Unknown trains={config.trains!r}: a run trains one of {known}.")
+    params, key = dict(params or {}), jax.random.key(config.seed)
+    for i, network in enumerate(TRAINED[config.trains]):
+        if network not in params:
+            params[network] = models.init(
+                getattr(config.model, network), jax.random.fold_in(key, i)
+            )
+    if config.trains == "text":
+        words, width = len(config.model.vocabulary), config.model.text.width
+        params["words"] = {"kernel": jnp.zeros((width, words)), "bias": jnp.full(words, -3.0)}
     optimizer = make_optimizer(config.optimizer, config.steps)
     return {
         "step": jnp.zeros((), jnp.int32),
@@ -55,7 +59,8 @@ def train_step(
 
     Args:
         frozen: parameters that are used but not trained: the VAE of a "dit" run.
-        batch: `video` uint8 [B T H W 3], `ids` [B S], `mask` [B S].
+        batch: `video` uint8 [B T H W 3], `ids` [B S], `mask` [B S]; of a "text" run also `words`,
+            which words of the model's vocabulary each caption has, bool [B V].
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state["step"])
     dtype = compute_dtype(config)
@@ -63,6 +68,8 @@ def train_step(
     def loss(params):
         if config.trains == "vae":
             return vae_loss(config, params, batch, key, dtype)
+        if config.trains == "text":
+            return text_loss(config, params, batch, dtype)
         return dit_loss(config, bucket, params, frozen, batch, key, dtype)
 
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
