@@ -371,7 +371,7 @@ def test_a_linear_code_is_the_best_of_its_size(tmp_path, monkeypatch):
     source = loader.make_source(config.data, config.seed)
     video = losses.to_float(np.stack([source(i, FIVE)[0] for i in range(8)]))
     video = np.concatenate([video[:, :1], video], axis=1)
-    patches = np.asarray(fold(video, 2, 8)).reshape(-1, 2 * 8 * 8 * 3)
+    patches = np.asarray(fold(jnp.asarray(video), 2, 8)).reshape(-1, 2 * 8 * 8 * 3)
     z = patches @ code["encoder"]["kernel"] + code["encoder"]["bias"]
     left = patches - z @ code["decoder"]["kernel"] - code["decoder"]["bias"]
     singular = np.linalg.svd(patches - patches.mean(0), compute_uv=False)

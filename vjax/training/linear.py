@@ -1,6 +1,7 @@
 """The linear code of patches that a `linear` VAE has in place of an encoder."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -25,9 +26,9 @@ def fit(config: RunConfig) -> models.Params:
     r, p = vae.temporal_ratio, vae.spatial_ratio
     patches = []
     for i in range(CLIPS):
-        video = np.asarray(to_float(source(i, bucket)[0][None]))
-        video = np.concatenate([np.repeat(video[:, :1], r - 1, axis=1), video], axis=1)
-        patches.append(fold(video, r, p).reshape(-1, 3 * r * p * p))
+        video = to_float(source(i, bucket)[0][None])
+        video = jnp.concatenate([jnp.repeat(video[:, :1], r - 1, axis=1), video], axis=1)
+        patches.append(np.asarray(fold(video, r, p)).reshape(-1, 3 * r * p * p))
     patches = np.concatenate(patches)
     mean = patches.mean(axis=0)
     covariance = np.cov(patches, rowvar=False)
