@@ -78,6 +78,7 @@ def get_config() -> RunConfig:
             name="muon", learning_rate=3e-3, warmup=100, ema=0.999, decay_from=0.75
         ),
         dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=1.8),
+        frozen=("text",),
         steps=12000,
         log_every=50,
         checkpoint_every=200,

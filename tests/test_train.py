@@ -407,6 +407,20 @@ def test_a_text_run_learns_words_and_a_dit_run_starts_from_them(tmp_path, bundle
     assert set(state["params"]) == {"dit", "text"}
     np.testing.assert_array_equal(state["params"]["text"]["embedding"], params["text"]["embedding"])
 
+    frozen = dataclasses.replace(after, frozen=("text",))
+    frozen, vae, start = trainer.starting_point(frozen)
+    state = init_state(frozen, jax.tree.map(jnp.asarray, start))
+    before = jax.device_get(state["params"])
+    for _ in range(2):
+        state, _ = train_step(frozen, FIVE, state, vae, one_batch(frozen, FIVE))
+    jax.tree.map(np.testing.assert_array_equal, state["params"]["text"], before["text"])
+    assert any(
+        np.any(a != b)
+        for a, b in zip(*map(jax.tree.leaves, (state["params"]["dit"], before["dit"])), strict=True)
+    )
+    with pytest.raises(ConfigError, match="comes from the bundle of --init"):
+        trainer.starting_point(dataclasses.replace(after, frozen=("text",), init=None))
+
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):
     def step(config, bucket, state, frozen, batch):

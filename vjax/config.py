@@ -221,6 +221,7 @@ class RunConfig:
     dit_loss: DiTLossConfig = DiTLossConfig()
     vae: str | None = None  # the bundle whose VAE a "dit" run uses
     init: str | None = None  # a bundle to start from: those of the trained networks that it has
+    frozen: tuple[str, ...] = ()  # trained networks that stay as they start
     steps: int = 1000
     seed: int = 0
     dtype: str | None = None  # of the computation; None: bfloat16 on accelerators, else float32

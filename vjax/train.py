@@ -136,6 +136,12 @@ def starting_point(config: RunConfig):
         ):
             if value != wanted:
                 raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")
+    for network in config.frozen:
+        if network not in TRAINED.get(config.trains, ()) or config.init is None:
+            raise ConfigError(
+                f"frozen names {network!r}, which must be a network that this run trains and that "
+                "comes from the bundle of --init."
+            )
     if config.init is not None:
         _, given = weights.load(config.init, networks=TRAINED[config.trains])
         if not given:

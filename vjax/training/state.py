@@ -66,6 +66,7 @@ def train_step(
     dtype = compute_dtype(config)
 
     def loss(params):
+        params = {**params, **jax.lax.stop_gradient({k: params[k] for k in config.frozen})}
         if config.trains == "vae":
             return vae_loss(config, params, batch, key, dtype)
         if config.trains == "text":
