@@ -68,10 +68,15 @@ def get_config() -> RunConfig:
         data=DataConfig(
             # Images teach what things look like at a fifth of the cost of the shortest clips.
             buckets=(
-                Bucket(frames=1, height=96, width=96, batch=48, weight=0.5),
-                Bucket(frames=17, height=96, width=96, batch=12, weight=0.3),
-                Bucket(frames=33, height=96, width=96, batch=6, weight=0.15),
-                Bucket(frames=33, height=96, width=96, batch=6, weight=0.05, anchors=2),
+                Bucket(frames=1, height=96, width=96, batch=48, weight=0.32),
+                Bucket(frames=1, height=80, width=128, batch=44, weight=0.08),
+                Bucket(frames=1, height=128, width=80, batch=44, weight=0.08),
+                Bucket(frames=17, height=96, width=96, batch=12, weight=0.21),
+                Bucket(frames=17, height=80, width=128, batch=11, weight=0.05),
+                Bucket(frames=17, height=128, width=80, batch=11, weight=0.05),
+                Bucket(frames=33, height=96, width=96, batch=6, weight=0.13),
+                Bucket(frames=33, height=96, width=96, batch=6, anchors=2, weight=0.05),
+                Bucket(frames=65, height=96, width=96, batch=3, weight=0.03),
             ),
         ),
         optimizer=OptimizerConfig(

@@ -184,7 +184,7 @@ def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.
     model = config.model
     if config.trains == "vae":
         model = preview.with_latent_statistics(config, params["vae"])
-    else:
+    elif config.trains == "dit":
         params = {**params, "vae": jax.device_get(frozen)}
     origin = f"{config.name}: step {int(state['step'])} of {config.steps}, seed {config.seed}"
     model = configs.replace(model, origin=origin)
