@@ -1,9 +1,11 @@
 """Evaluation judges the truth as right and a wrong clip as wrong, on every kind of row."""
 
+import io
 import types
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vjax import evaluate
 from vjax.config import ModelConfig
@@ -63,3 +65,31 @@ def test_a_jump_at_the_seam_and_changed_frames_are_seen():
     assert after.judge(longer)["no jump"] == 0
     longer[5] += 1
     assert after.judge(longer)["given frames as given"] == 0
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    made = []
+
+    def pipe(timeline, seed):
+        made.append(seed)
+        if len(made) == 9:
+            raise KeyboardInterrupt
+        return truth(0, evaluate._one_thing(np.random.default_rng(seed), "train"))
+
+    pipe.config = MODEL
+
+    def score():
+        results = evaluate.Results(path, "m")
+        return evaluate.score(pipe, 10, ["one thing"], results, Console(file=io.StringIO()))
+
+    with pytest.raises(KeyboardInterrupt):
+        score()
+    means, sheet = score()
+    # Those on the contact sheet are made again, the seventh and eighth are not.
+    assert [seed - evaluate.SEED for seed in made] == [*range(9), *range(6), 8, 9]
+    assert len(sheet) == 6 and set(means["one thing"]) >= {"color", "all four"}
+    with pytest.raises(evaluate.ResultsError, match="another model"):
+        evaluate.Results(path, "other")
+    with pytest.raises(evaluate.ResultsError, match="choose from 'one thing', "):
+        evaluate.score(pipe, 10, ["one"], evaluate.Results(path, "m"), Console())

@@ -24,7 +24,12 @@ from vjax.data import oracle, world
 from vjax.timeline import Timeline
 
 SEED = 2_000_003  # training draws its clips from other seeds
+SHOWN = 6  # clips of a row on the contact sheet
 EXTEND_SECONDS = 2.0
+
+
+class ResultsError(ValueError):
+    """An evaluation that cannot begin or go on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,34 +229,74 @@ def rows(pipe) -> dict[str, Iterator[Trial]]:
     }
 
 
-def score(pipe, count: int, only: list[str], console: Console):
-    """Scores by row, and a few clips of each row with their labels."""
-    results, sheet = {}, []
-    for name, trials in rows(pipe).items():
-        if only and not any(part in name for part in only):
-            continue
+class Results:
+    """A file with a line for every scored trial, so that an evaluation goes on where it stopped."""
+
+    def __init__(self, path: pathlib.Path, model: str):
+        self.path = path
+        self.trials: dict[tuple[str, int], dict[str, float]] = {}
+        if not path.exists():
+            path.write_text(json.dumps({"model": model}) + "\n")
+        header, *lines = path.read_text().splitlines()
+        try:
+            found = json.loads(header)["model"]
+            for line in lines:
+                row, index, scores = json.loads(line)
+                self.trials[row, index] = scores
+        except (ValueError, KeyError, TypeError):
+            raise ResultsError(f"{path} holds no scores: remove it or name another file.") from None
+        if found != model:
+            raise ResultsError(
+                f"{path} holds the scores of another model ({found}, not {model}): remove it or "
+                "name another file."
+            )
+
+    def add(self, row: str, index: int, scores: dict[str, float]) -> None:
+        self.trials[row, index] = scores
+        with self.path.open("a") as file:
+            file.write(json.dumps([row, index, scores]) + "\n")
+
+    def means(self, row: str, count: int) -> dict[str, float]:
         scores = collections.defaultdict(list)
+        for index in range(count):
+            for key, value in self.trials[row, index].items():
+                scores[key].append(value)
+        return {key: float(np.mean(values)) for key, values in scores.items()}
+
+
+def score(pipe, count: int, only: list[str], results: Results, console: Console):
+    """Mean scores by row, and a few clips of each row with their labels."""
+    available = rows(pipe)
+    for name in only:
+        if name not in (*available, "vae"):
+            names = ", ".join(repr(name) for name in (*available, "vae"))
+            raise ResultsError(f"There is no row {name!r}: choose from {names}.")
+    means, sheet = {}, []
+    for name, trials in available.items():
+        if only and name not in only:
+            continue
         for index in progress_bar(
             range(count), f"{name:22}", console=console, disable=not console.is_terminal
         ):
             trial = next(trials)
+            if index >= SHOWN and (name, index) in results.trials:
+                continue
             video = pipe(trial.timeline, seed=SEED + index)
             judged = trial.judge(video)
-            for key, value in judged.items():
-                scores[key].append(value)
-            if index < 6:
+            results.add(name, index, judged)
+            if index < SHOWN:
                 wrong = [key for key, value in judged.items() if value == 0 and key != "all four"]
                 missed = f" [not: {', '.join(wrong)}]" if wrong else ""
                 sheet.append((video, f"{name}: {trial.label}{missed}"))
-        results[name] = {key: float(np.mean(values)) for key, values in scores.items()}
+        means[name] = results.means(name, count)
     if not only or "vae" in only:
-        results["vae"] = {"psnr": _vae_psnr(pipe, min(count, 64))}
-    return results, sheet
+        means["vae"] = {"psnr": _vae_psnr(pipe, min(count, 64))}
+    return means, sheet
 
 
-def _table(results: dict[str, dict[str, float]], count: int) -> Table:
+def _table(means: dict[str, dict[str, float]], count: int) -> Table:
     table = Table("row", "scores", title=f"{count} generations per row")
-    for name, scores in results.items():
+    for name, scores in means.items():
         shown = [
             f"{key} {value:.1f} dB" if key == "psnr" else f"{key} {100 * value:.1f}%"
             for key, value in scores.items()
@@ -265,10 +310,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vjax.evaluate", description=__doc__)
     parser.add_argument("--model", default="default", help="a shipped model or a bundle")
     parser.add_argument("--count", type=int, default=200, help="generations per row (200)")
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="rows whose names contain any of these"
-    )
+    parser.add_argument("--only", nargs="*", default=[], help="the names of rows; default: all")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    parser.add_argument(
+        "--results", default="evaluate.jsonl", help="keeps every score; goes on where it stopped"
+    )
     parser.add_argument("--sheet", default="evaluate.png", help="where the contact sheet goes")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
@@ -276,18 +322,26 @@ def main(arguments: list[str] | None = None) -> int:
         media.check_writable(options.sheet)
         runtime.set_up()
         pipe = pipeline.load(options.model)
-        results, sheet = score(pipe, options.count, options.only, console)
+        name = f"{pipe.config.name}, {pipe.config.origin}"
+        results = Results(pathlib.Path(options.results), name)
+        means, sheet = score(pipe, options.count, options.only, results, console)
         if sheet:
             clips, labels = zip(*sheet, strict=True)
             image = media.contact_sheet(clips, labels=labels)
             media.write(options.sheet, image[None], None)
-    except (weights.BundleError, media.MediaError, OSError) as error:
+    except (weights.BundleError, media.MediaError, ResultsError, OSError) as error:
         print(f"vjax.evaluate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            f"vjax.evaluate: interrupted; the same command goes on from {options.results}.",
+            file=sys.stderr,
+        )
+        return 130
     if options.json:
-        print(json.dumps({"model": options.model, "count": options.count, "scores": results}))
+        print(json.dumps({"model": options.model, "count": options.count, "scores": means}))
     else:
-        Console().print(_table(results, options.count))
+        Console().print(_table(means, options.count))
     print(f"contact sheet: {pathlib.Path(options.sheet)}", file=sys.stderr)
     return 0
 
