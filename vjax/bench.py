@@ -60,7 +60,7 @@ def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]
     """The training step of a config's most frequent bucket, fed by the data pipeline."""
     config = configs.load_config(config_path)
     if config.trains == "dit":
-        config = configs.replace(config, vae=vae)
+        config = configs.replace(config, vae=vae, frozen=())  # speed does not need their weights
     config, frozen, _ = starting_point(config)
     bucket = max(config.data.buckets, key=lambda bucket: bucket.weight)
     data = configs.replace(config.data, buckets=(bucket,))
