@@ -38,6 +38,17 @@ def test_weights_are_stored_in_half_the_space_by_default(bundle, tmp_path):
     assert half.stat().st_size < 0.7 * full.stat().st_size
 
 
+def test_int8_is_right_to_half_a_step_of_each_column(tmp_path):
+    weights.save(tmp_path / "int8", tiny.MODEL, tiny.params(), dtype="int8")
+    _, params = weights.load(str(tmp_path / "int8"))
+    found, wanted = (weights.flatten(tree["dit"]) for tree in (params, tiny.params()))
+    kernel = "blocks.ffn.up.kernel"
+    step = np.abs(wanted[kernel]).max(axis=-2, keepdims=True) / 127
+    error = np.abs(found[kernel] - wanted[kernel])
+    assert 0 < error.max() and (error <= 0.501 * step).all()
+    np.testing.assert_allclose(found["patch_embed.bias"], wanted["patch_embed.bias"], rtol=2**-8)
+
+
 def test_single_networks_can_be_loaded(bundle):
     _, params = weights.load(str(bundle), networks=("vae",))
     assert list(params) == ["vae"]
