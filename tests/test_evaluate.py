@@ -88,7 +88,8 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
     means, sheet = score()
     # Those on the contact sheet are made again, the seventh and eighth are not.
     assert [seed - evaluate.SEED for seed in made] == [*range(9), *range(6), 8, 9]
-    assert len(sheet) == 6 and set(means["one thing"]) >= {"color", "all four"}
+    assert len(sheet) == 6
+    assert set(means["one thing"]) >= {"color", "all four"}
     with pytest.raises(evaluate.ResultsError, match="another model"):
         evaluate.Results(path, "other")
     with pytest.raises(evaluate.ResultsError, match="choose from 'one thing', "):
