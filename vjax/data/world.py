@@ -304,6 +304,10 @@ def _polygon(x: np.ndarray, y: np.ndarray, points: int, outer: float, inner: flo
     return (ey * (px - outer) - ex * py) / np.hypot(ex, ey)
 
 
+# How far from its centre a shape of unit radius goes, its soft corners included.
+_REACH = {"circle": 1, "ring": 1.02, "cross": 1.2, "square": 1.25, "triangle": 1.25, "star": 1.25}
+
+
 def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance to a shape of unit radius: negative inside."""
     if shape == "circle":
@@ -334,7 +338,7 @@ def _draw_thing(
     frames, height, width, _ = video.shape
     scale = min(height, width)
     stroke = 0.032
-    reach = 1.25 * path.radius.max() + (0.12 if style == "neon" else stroke)
+    reach = _REACH[thing.shape] * path.radius.max() + (0.12 if style == "neon" else stroke)
     side = int(np.ceil(2 * reach * scale)) + 2
     cx, cy = path.x * scale + width / 2, path.y * scale + height / 2
     left = np.floor(cx - side / 2).astype(int)
@@ -344,25 +348,35 @@ def _draw_thing(
     y = (top[:, None] + steps[None, :] - cy[:, None]).astype(np.float32)[:, :, None]
     cos, sin = (f(path.angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     unit = (path.radius * scale).astype(np.float32)[:, None, None]
-    turned_x, turned_y = (cos * x + sin * y) / unit, (cos * y - sin * x) / unit
-    distance = unit * _distance(thing.shape, turned_x, turned_y)  # in pixels
+    turned_x, turned_y = cos * x + sin * y, cos * y - sin * x
+    turned_x /= unit
+    turned_y /= unit
+    distance = _distance(thing.shape, turned_x, turned_y)
+    distance *= unit  # in pixels
     if style in ("outline", "neon"):
         ink = np.clip(0.5 + stroke * scale / 2 - np.abs(distance), 0, 1)
     else:
-        ink = np.clip(0.5 - distance, 0, 1)
+        ink = np.subtract(0.5, distance, out=distance)
+        np.clip(ink, 0, 1, out=ink)
     if style == "neon":
         ink = np.maximum(ink, 0.55 * np.exp(-np.maximum(np.abs(distance), 0) / (0.035 * scale)))
         ink *= ink > 0.03
     color = np.asarray(COLORS[thing.color], np.float32)
+    hides = hidden.any()
     for t in range(frames):
         y0, x0 = max(top[t], 0), max(left[t], 0)
         y1, x1 = min(top[t] + side, height), min(left[t] + side, width)
         if y0 >= y1 or x0 >= x1:
             continue
         alpha = ink[t, y0 - top[t] : y1 - top[t], x0 - left[t] : x1 - left[t], None]
-        alpha = alpha * (1 - hidden[x0:x1])[None, :, None]
+        if hides:
+            alpha = alpha * (1 - hidden[x0:x1])[None, :, None]
         window = video[t, y0:y1, x0:x1]
-        window[...] = window + alpha * (color - window) + 0.5
+        mixed = color - window
+        mixed *= alpha
+        mixed += window
+        mixed += 0.5
+        window[...] = mixed
 
 
 _GRADIENTS = {  # from the top of the frame to its bottom
