@@ -94,3 +94,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
         evaluate.Results(path, "other")
     with pytest.raises(evaluate.ResultsError, match="choose from 'one thing', "):
         evaluate.score(pipe, 10, ["one"], evaluate.Results(path, "m"), Console())
+    assert len(path.read_text().splitlines()) == 1 + 10  # what was made again is not kept twice
+    path.write_text("")
+    with pytest.raises(evaluate.ResultsError, match="holds no scores"):
+        evaluate.Results(path, "m")

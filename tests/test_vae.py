@@ -124,6 +124,8 @@ def test_a_stage_can_halve_the_rate_alone():
     close(call(config, "encode_stream", params, video)[0], whole[0])
     with pytest.raises(ConfigError, match="changes size 2 times: spatial_downsample is"):
         dataclasses.replace(LINEAR, spatial_downsample=(True,))
+    with pytest.raises(ConfigError, match="num_res_blocks must be 1 or more, got 0"):
+        dataclasses.replace(LINEAR, num_res_blocks=0)
 
 
 def test_linear_code_inverts_where_it_has_room():

@@ -237,8 +237,8 @@ class Results:
         self.trials: dict[tuple[str, int], dict[str, float]] = {}
         if not path.exists():
             path.write_text(json.dumps({"model": model}) + "\n")
-        header, *lines = path.read_text().splitlines()
         try:
+            header, *lines = path.read_text().splitlines()
             found = json.loads(header)["model"]
             for line in lines:
                 row, index, scores = json.loads(line)
@@ -267,10 +267,11 @@ class Results:
 def score(pipe, count: int, only: list[str], results: Results, console: Console):
     """Mean scores by row, and a few clips of each row with their labels."""
     available = rows(pipe)
+    names = [*available, "vae"]
     for name in only:
-        if name not in (*available, "vae"):
-            names = ", ".join(repr(name) for name in (*available, "vae"))
-            raise ResultsError(f"There is no row {name!r}: choose from {names}.")
+        if name not in names:
+            known = ", ".join(map(repr, names))
+            raise ResultsError(f"There is no row {name!r}: choose from {known}.")
     means, sheet = {}, []
     for name, trials in available.items():
         if only and name not in only:
@@ -283,7 +284,8 @@ def score(pipe, count: int, only: list[str], results: Results, console: Console)
                 continue
             video = pipe(trial.timeline, seed=SEED + index)
             judged = trial.judge(video)
-            results.add(name, index, judged)
+            if (name, index) not in results.trials:
+                results.add(name, index, judged)
             if index < SHOWN:
                 wrong = [key for key, value in judged.items() if value == 0 and key != "all four"]
                 missed = f" [not: {', '.join(wrong)}]" if wrong else ""

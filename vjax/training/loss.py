@@ -28,9 +28,6 @@ def vae_loss(
 ) -> tuple[Array, Metrics]:
     """Absolute and squared error of pixels, a KL term, and equivariance under scaling.
 
-    With `noise` the decoder sees latents that are off by a little, as a video model's are, and
-    learns to make clean pixels of them (LTX-Video, arXiv:2501.00103, leaves it the last step).
-
     Decoding latents at half the size should give the video at half the size (EQ-VAE,
     arXiv:2502.09509): such latents are smooth, and a diffusion model learns them faster.
     """
@@ -39,11 +36,7 @@ def vae_loss(
     vae = models.bind(config.model.vae, params["vae"])
     mean, logvar = vae.encode(video)
     logvar = jnp.clip(logvar, -20, 10)
-    sample_key, level_key, noise_key = jax.random.split(key, 3)
-    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(sample_key, mean.shape, mean.dtype)
-    if weights.noise:
-        level = weights.noise * jax.random.uniform(level_key, (len(z), 1, 1, 1, 1), z.dtype)
-        z += level * jax.random.normal(noise_key, z.shape, z.dtype)
+    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
     decoded = vae.decode(z)
     error = _reconstruction(decoded, video, weights)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
