@@ -3,6 +3,7 @@
 python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle --init=runs/world_text/bundle
 """
 
+from vjax import world
 from vjax.config import (
     Bucket,
     DataConfig,
@@ -14,7 +15,6 @@ from vjax.config import (
     SamplerConfig,
     TextConfig,
 )
-from vjax.data import world
 
 PROMPTS = (
     "a red circle moves right on a black background",

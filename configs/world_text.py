@@ -3,8 +3,8 @@
 python -m vjax.train configs/world_text.py
 """
 
+from vjax import world
 from vjax.config import Bucket, DataConfig, ModelConfig, OptimizerConfig, RunConfig, TextConfig
-from vjax.data import world
 
 
 def get_config() -> RunConfig:

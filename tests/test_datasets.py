@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from vjax import config as configs
+from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig
-from vjax.data import datasets, loader, world
+from vjax.data import datasets, loader
 
 SHAPE = {"frames": 9, "height": 64, "width": 80}
 

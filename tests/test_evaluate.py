@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vjax import evaluate
+from vjax import evaluate, world
 from vjax.config import ModelConfig
-from vjax.data import world
 
 MODEL = ModelConfig(name="m", fps=16, frames=33, height=96, width=96, max_frames=65)
 PIPE = types.SimpleNamespace(config=MODEL)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vjax import config as configs
-from vjax import runtime
-from vjax.data import loader, world
+from vjax import runtime, world
+from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.train import starting_point
 from vjax.training.state import compute_dtype, init_state, train_step

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track as progress_bar
 from rich.table import Table
 
-from vjax import pipeline, runtime, verbs, weights
+from vjax import pipeline, runtime, verbs, weights, world
 from vjax import video as media
-from vjax.data import oracle, world
 from vjax.timeline import Timeline
+from vjax.world import oracle
 
 SEED = 2_000_003  # training draws its clips from other seeds
 SHOWN = 6  # clips of a row on the contact sheet

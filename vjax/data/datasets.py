@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vjax import config as configs
+from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig
-from vjax.data import world
 
 
 class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
@@ -55,7 +55,7 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
                     "fps": tfds.features.Scalar(np.float32),
                     "short": tfds.features.Text(),
                     "long": tfds.features.Text(),
-                    "facts": tfds.features.Text(doc="JSON of `vjax.data.world.Facts`"),
+                    "facts": tfds.features.Text(doc="JSON of `vjax.world.Facts`"),
                 }
             ),
             description="Short clips of simple things that move, with exact facts and captions.",

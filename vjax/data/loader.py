@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
+from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig
-from vjax.data import world
 from vjax.models.text import tokenize_bytes
 
 PERIOD = 1000  # steps after which the sequence of buckets starts again
