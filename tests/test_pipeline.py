@@ -98,8 +98,36 @@ def test_variations_are_the_videos_of_successive_seeds():
     videos = pipe()(SHORT, seed=1, variations=2)
     assert videos.shape == (2, 5, 32, 32, 3)
     for video, seed in zip(videos, (1, 2), strict=True):
-        assert np.abs(video.astype(int) - short(seed)).max() <= 1
+        np.testing.assert_array_equal(video, short(seed))
     assert pipe()(SHORT, seed=1, variations=1).shape == (1, 5, 32, 32, 3)
+
+
+def test_a_batch_holds_what_its_requests_make_alone():
+    prompts = ("blue", "a red circle", "red")
+    batch = pipe().sample_batch([vjax.text(p, frames=5) for p in prompts], [2, 1, 2**32 - 1])
+    for video, prompt, seed in zip(batch, prompts, (2, 1, 2**32 - 1), strict=True):
+        alone = pipe()(vjax.text(prompt, frames=5), seed=seed)
+        assert np.abs(video.astype(int) - alone).max() <= 1
+    extended = [vjax.extend(tiny.clip(5, seed=s), "red", seconds=0.5) for s in (0, 1)]
+    for video, timeline in zip(pipe().sample_batch(extended, [3, 3]), extended, strict=True):
+        np.testing.assert_array_equal(video[:5], timeline.pixels)
+    with pytest.raises(RequestError, match="made at once have one size"):
+        pipe().sample_batch([SHORT, extended[0]], [0, 1])
+
+
+def test_sampling_starts_from_clips_at_a_time():
+    clips = np.stack([tiny.clip(5), tiny.clip(5, seed=1)])
+
+    def made(t):
+        return pipe().sample_batch([SHORT] * 2, [1, 2], start=(clips, t)).astype(int)
+
+    near, far = made(0.001), made(0.9)
+    truth = np.asarray(pipe().decode(pipe().encode(clips / np.float32(127.5) - 1)))
+    truth = np.clip(np.round((truth + 1) * 127.5), 0, 255)
+    assert np.abs(near - truth).mean() < 3 < np.abs(far - truth).mean() / 5
+    assert np.abs(made(1.0)[0] - short(1)).max() <= 1  # at 1 nothing is left of the clips
+    with pytest.raises(RequestError, match="above 0 and up to 1"):
+        made(0.0)
 
 
 # --- Kept frames ---------------------------------------------------------------------------------

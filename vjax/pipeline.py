@@ -1,5 +1,6 @@
 """A loaded model: text encoder, DiT and VAE put together, from `Timeline` to frames."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -137,39 +138,119 @@ class Pipeline:
         in_one_go = window is None or _leaves_nothing(canvas, *window)
         if noise is not None:
             self._check_noise(noise, canvas, window if in_one_go else None, count)
-        if count > 1 and not in_one_go:  # the windows of each video build on its own
-            each = [
-                self(
-                    timeline,
-                    seed=seed + i,
-                    steps=steps,
-                    guidance=guidance,
-                    solver=solver,
-                    shift=shift,
+        text = self.embed([timeline.prompt, timeline.negative])
+        # In turn: each video has the bytes that it has alone, and memory does not grow.
+        videos = np.concatenate(
+            [
+                self._make(
+                    [canvas],
+                    [text],
+                    [seed + i],
+                    times,
+                    method,
+                    guidance,
+                    noise=None if noise is None else noise[i : i + 1],
                     on_step=on_step,
                 )
                 for i in range(count)
             ]
-            return np.stack(each)
-        text = self.embed([timeline.prompt, timeline.negative])
-        made, videos = 0, [canvas.pixels] * count
+        )
+        return videos[0] if variations is None else videos
+
+    def sample_batch(
+        self,
+        requests: Sequence[Timeline],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        shift: float | None = None,
+        start: tuple[UInt8[np.ndarray, "B T H W 3"], float] | None = None,
+        on_step: Callable[[int], bool | None] | None = None,
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """The videos of several timelines at once; each is made from its own seed and prompts.
+
+        Args:
+            requests: of one size and length, with the same frames known.
+            start: clips and a time t: sampling starts at t, from the clips noised to it, instead of
+                from noise alone. Tells at which noise level a model fails.
+
+        Raises:
+            RequestError: the model cannot make one of them, or not all at once.
+        """
+        checked = [
+            self.check(each, seed=seed, steps=steps, solver=solver)
+            for each, seed in zip(requests, seeds, strict=True)
+        ]
+        canvases, method = [canvas for canvas, _ in checked], checked[0][1]
+        first = canvases[0]
+        if any(
+            canvas.pixels.shape != first.pixels.shape
+            or canvas.fps != first.fps
+            or (canvas.known != first.known).any()
+            for canvas in canvases
+        ):
+            raise RequestError(
+                "Videos that are made at once have one size, length and frame rate, and the same "
+                "frames known."
+            )
+        defaults = self.config.sampler
+        times = flow.schedule(
+            defaults.steps if steps is None else steps, defaults.shift if shift is None else shift
+        )
+        source = None
+        if start is not None:
+            clips, t = start
+            if first.strength.any() or not 0 < t <= 1 or clips.shape[1:] != first.pixels.shape:
+                raise RequestError(
+                    "Sampling starts from clips of the same shape at a time above 0 and up to 1, "
+                    "where no frames are known."
+                )
+            times = jnp.concatenate([jnp.float32(t)[None], times[times < t]])
+            source = np.stack([self._encode_pixels(clip) for clip in clips])
+        return self._make(
+            canvases,
+            [self.embed([each.prompt, each.negative]) for each in requests],
+            seeds,
+            times,
+            method,
+            defaults.guidance if guidance is None else guidance,
+            source=source,
+            on_step=on_step,
+        )
+
+    def _make(
+        self, canvases, texts, seeds, times, method, guidance, *, source=None, noise=None, on_step
+    ) -> np.ndarray:
+        """The frames [B T H W 3] of canvases that know the same frames, window by window."""
+        made = 0
+        window = timelines.next_window(canvases[0], self.config)
         while window is not None:
             start, end = window
-            part = timelines.cut(canvas, start, end)
-            condition = conditioning.anchors(part, self.config, self._encode_pixels, *text)
-            condition = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), count, 0), condition)
+            conditions = [
+                conditioning.anchors(
+                    timelines.cut(canvas, start, end), self.config, self._encode_pixels, *text
+                )
+                for canvas, text in zip(canvases, texts, strict=True)
+            ]
+            condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
+            if source is not None:
+                condition = dataclasses.replace(condition, source=jnp.asarray(source))
             shape = condition.source.shape[1:]
             if noise is None:
-                initial = jnp.stack([_noise(seed + i, made, shape) for i in range(count)])
+                initial = jnp.stack([_noise(seed, made, shape) for seed in seeds])
             else:
                 initial = jnp.asarray(noise, jnp.float32)
             latents = self._sample(condition, initial, times, method, guidance, on_step)
             decoded = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
-            canvases = [timelines.paste(canvas, start, video) for video in decoded]
-            videos = [each.pixels for each in canvases]
-            canvas, made = canvases[0], made + 1
-            window = timelines.next_window(canvas, self.config)
-        return videos[0] if variations is None else np.stack(videos)
+            canvases = [
+                timelines.paste(canvas, start, video)
+                for canvas, video in zip(canvases, decoded, strict=True)
+            ]
+            made += 1
+            window = timelines.next_window(canvases[0], self.config)
+        return np.stack([canvas.pixels for canvas in canvases])
 
     def _sample(self, condition, noise, times, method, guidance, on_step) -> Array:
         state = _start(condition, noise, times[0], method)
