@@ -1,9 +1,9 @@
 """The DiT and text encoder of the default model, on the captioned world.
 
-python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle --init=runs/world_text/bundle
+python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
 """
 
-from vjax import world
+from vjax import weights, world
 from vjax.config import (
     Bucket,
     DataConfig,
@@ -38,8 +38,8 @@ def get_config() -> RunConfig:
                 heads=4,
                 head_dim=64,
                 ffn=1024,
-                in_channels=64,
-                out_channels=64,
+                in_channels=16,
+                out_channels=16,
                 patch=(1, 2, 2),
                 rope_theta=100.0,  # the grids are small
                 text_width=128,
@@ -47,22 +47,22 @@ def get_config() -> RunConfig:
                 remat=False,
             ),
             text=TextConfig(
-                vocab=259,
+                vocab=653,
                 width=128,
                 depth=2,
                 heads=2,
                 head_dim=64,
                 ffn=384,
-                max_length=160,
+                max_length=36,
             ),
             fps=16,
             frames=33,
             height=96,
             width=96,
-            max_frames=65,
+            max_frames=33,
             min_side=64,
             max_side=160,
-            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=5.0),
+            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=3.0),
             vocabulary=tuple(sorted(world.vocabulary())),
         ),
         data=DataConfig(
@@ -76,14 +76,13 @@ def get_config() -> RunConfig:
                 Bucket(frames=17, height=128, width=80, batch=11, weight=0.05),
                 Bucket(frames=33, height=96, width=96, batch=6, weight=0.13),
                 Bucket(frames=33, height=96, width=96, batch=6, anchors=2, weight=0.05),
-                Bucket(frames=65, height=96, width=96, batch=3, weight=0.03),
             ),
         ),
         optimizer=OptimizerConfig(
             name="muon", learning_rate=3e-3, warmup=100, ema=0.999, decay_from=0.75
         ),
         dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=1.8),
-        frozen=("text",),
+        tokenizer=str(weights.ASSETS / "default" / "tokenizer.json"),
         steps=12000,
         log_every=50,
         checkpoint_every=200,

@@ -23,15 +23,15 @@ def get_config() -> RunConfig:
         model=ModelConfig(
             name="world_vae",
             vae=VAEConfig(
-                base_dim=48,
-                z_dim=64,
+                base_dim=24,
+                decoder_base_dim=32,
+                z_dim=16,
                 dim_mult=(1, 2, 2),
                 num_res_blocks=1,
                 temporal_downsample=(True, True),
                 spatial_downsample=(True, False),
                 patch_size=4,
                 mid_attention=False,
-                linear=True,
             ),
             fps=16,
             frames=33,

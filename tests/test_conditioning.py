@@ -16,7 +16,7 @@ TEXT = np.zeros((8, 16), np.float32)
 
 @functools.cache
 def pipe() -> Pipeline:
-    return Pipeline(tiny.MODEL, tiny.params())
+    return Pipeline(tiny.bundle())
 
 
 def encode(frames: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 
 from vjax import config as configs
 from vjax import world
@@ -35,11 +36,11 @@ def test_records_are_the_clips_that_were_drawn(directory):
 def test_training_reads_them_through_grain(directory):
     bucket = Bucket(frames=5, height=64, width=64, batch=2)
     config = DataConfig(source="tfds:captioned_world", directory=directory, buckets=(bucket,))
-    batch = next(loader.batches(config, seed=1, text_length=32, start=0, stop=2))
-    assert batch.video.shape == (2, 5, 64, 64, 3)
-    assert batch.mask.sum() > 10
-    again = next(loader.batches(config, seed=1, text_length=32, start=0, stop=2))
-    np.testing.assert_array_equal(batch.video, again.video)
+    batch = next(loader.batches(config, seed=1, tokenizer=tiny.tokenizer(), start=0, stop=2))
+    assert batch.arrays["video"].shape == (2, 5, 64, 64, 3)
+    assert batch.arrays["mask"].sum() > 10
+    again = next(loader.batches(config, seed=1, tokenizer=tiny.tokenizer(), start=0, stop=2))
+    np.testing.assert_array_equal(batch.arrays["video"], again.arrays["video"])
 
 
 def test_a_missing_data_set_is_named(tmp_path):

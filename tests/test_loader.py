@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 
 from vjax.config import Bucket, ConfigError, DataConfig
 from vjax.data.loader import PERIOD, Schedule, batches
@@ -18,7 +19,7 @@ def take(start: int, stop: int, process: tuple[int, int] = (0, 1), dropout: floa
         batches(
             CONFIG,
             seed=3,
-            text_length=64,
+            tokenizer=tiny.tokenizer(64),
             start=start,
             stop=stop,
             caption_dropout=dropout,
@@ -38,27 +39,28 @@ def test_resuming_repeats_the_uninterrupted_order():
     whole, resumed = take(0, 6), take(4, 6)
     for one, other in zip(whole[4:], resumed, strict=True):
         assert (one.step, one.bucket) == (other.step, other.bucket)
-        np.testing.assert_array_equal(one.video, other.video)
-        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.arrays["video"], other.arrays["video"])
+        np.testing.assert_array_equal(one.arrays["ids"], other.arrays["ids"])
 
 
 def test_hosts_share_each_batch_in_the_global_order():
-    whole = take(0, 2)
+    batches = take(0, 2)
     first, second = take(0, 2, (0, 2)), take(0, 2, (1, 2))
-    for one, a, b in zip(whole, first, second, strict=True):
-        np.testing.assert_array_equal(one.video, np.concatenate([a.video, b.video]))
-        np.testing.assert_array_equal(one.ids, np.concatenate([a.ids, b.ids]))
+    for one, a, b in zip(batches, first, second, strict=True):
+        for name, whole in one.arrays.items():
+            parts = a.arrays[name], b.arrays[name]
+            np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def test_no_clip_is_drawn_twice():
-    clips = [clip.tobytes() for batch in take(0, 4) for clip in batch.video]
+    clips = [clip.tobytes() for batch in take(0, 4) for clip in batch.arrays["video"]]
     assert len(set(clips)) == len(clips)
 
 
 def test_caption_dropout_leaves_empty_texts():
-    dropped = [batch.mask.sum(1) == 1 for batch in take(0, 4, dropout=1.0)]
+    dropped = [batch.arrays["mask"].sum(1) == 1 for batch in take(0, 4, dropout=1.0)]
     assert np.concatenate(dropped).all()
-    assert not np.concatenate([batch.mask.sum(1) == 1 for batch in take(0, 4)]).any()
+    assert not np.concatenate([batch.arrays["mask"].sum(1) == 1 for batch in take(0, 4)]).any()
 
 
 def test_a_batch_that_hosts_cannot_share_is_refused():

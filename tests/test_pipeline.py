@@ -17,7 +17,7 @@ from vjax.timeline import RequestError, Timeline
 
 @functools.cache
 def pipe() -> Pipeline:
-    return Pipeline(tiny.MODEL, tiny.params())
+    return Pipeline(tiny.bundle())
 
 
 SHORT = vjax.text("a red circle", frames=5)
@@ -51,7 +51,7 @@ def test_streamed_stages_equal_whole_ones():
 def test_texts_are_told_apart_and_end_in_zeros():
     text = pipe().embed(["red", "blue", ""])
     assert text.shape == (3, 32, 16)
-    assert not text[0, 4:].any()
+    assert not text[0, 5:].any()
     assert text[1, 4].any()
     assert not np.allclose(text[0, 0], text[1, 0])
 
@@ -154,7 +154,7 @@ def test_kept_frames_come_back_as_given(name):
 
 @pytest.mark.parametrize("before", [False, True])
 def test_what_is_longer_than_the_model_is_made_in_windows(before):
-    small = Pipeline(tiny.model(max_frames=9), tiny.params())
+    small = Pipeline(tiny.bundle(tiny.model(max_frames=9)))
     timeline = vjax.extend(tiny.clip(5), "a red circle", seconds=2, before=before)
     video = small(timeline, seed=3)
     assert video.shape == (21, 32, 32, 3)
@@ -228,16 +228,16 @@ def test_words_that_the_model_cannot_know_are_named():
     (warning,) = pipe().warnings(vjax.text("a red dragon moves; swiftly"))
     assert "dragon, swiftly" in warning
     (warning,) = pipe().warnings(vjax.text("a red circle " * 3))
-    assert "longer than 31 bytes" in warning
+    assert "longer than the 32 tokens" in warning
 
 
 def test_a_bundle_without_a_network_makes_no_videos():
     with pytest.raises(weights.BundleError, match="no text"):
-        Pipeline(tiny.model(text=None), tiny.params())
+        Pipeline(tiny.bundle(tiny.model(text=None)))
 
 
 def test_a_saved_bundle_loads_by_its_directory(tmp_path):
-    weights.save(tmp_path / "bundle", tiny.MODEL, tiny.params(), dtype="float32")
+    weights.save(tmp_path / "bundle", tiny.bundle(), dtype="float32")
     loaded = vjax.load(tmp_path / "bundle")
     assert loaded.config == tiny.MODEL
     np.testing.assert_array_equal(loaded(SHORT, seed=1), short(1))

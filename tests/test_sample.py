@@ -20,7 +20,7 @@ PROMPT = ["--prompt", "a red circle moves right"]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("model") / "tiny"
-    weights.save(directory, tiny.MODEL, tiny.params(), dtype="float32")
+    weights.save(directory, tiny.bundle(), dtype="float32")
     return str(directory)
 
 

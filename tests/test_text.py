@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from vjax import models
 from vjax.config import TextConfig
-from vjax.models.text import tokenize_bytes
 
 DATA = pathlib.Path(__file__).parent / "data"
 UMT5 = TextConfig(vocab=128, width=32, depth=2, heads=4, head_dim=8, ffn=64)
@@ -74,12 +74,12 @@ def test_equals_transformers(family):
 
 
 def test_padding_changes_nothing(params):
-    short, long = tokenize_bytes(["a red ball"], 12), tokenize_bytes(["a red ball"], 24)
+    short, long = tiny.tokenizer(12)(["a red ball"]), tiny.tokenizer(24)(["a red ball"])
     np.testing.assert_allclose(encode(params, *long)[:, :12], encode(params, *short), atol=1e-5)
 
 
 def test_every_parameter_is_trained(params):
-    ids, mask = tokenize_bytes(["a red ball", "two blue squares"], 24)
+    ids, mask = tiny.tokenizer(24)(["a red ball", "two blue squares"])
     out = encode(params, ids, mask)
     assert 0.5 < float(jnp.std(out[mask])) < 2
     target = jax.random.normal(jax.random.key(1), out.shape)
@@ -92,24 +92,3 @@ def test_published_size():
     shapes = jax.tree.leaves(models.abstract(TextConfig()))
     # UMT5-XXL: 24 layers, and one table of positions in each.
     assert sum(math.prod(x.shape) for x in shapes) / 1e9 == pytest.approx(5.6809, abs=1e-4)
-
-
-def test_bytes_round_trip():
-    texts = ["", "a red ball", "ein grüner Würfel", "赤い球 🔴"]
-    ids, mask = tokenize_bytes(texts, 40)
-    assert ids.dtype == np.int32
-    assert ids.shape == mask.shape == (4, 40)
-    for text, row, keep in zip(texts, ids, mask, strict=True):
-        kept = row[keep]
-        assert kept[-1] == 1
-        assert not np.any(row[~keep])
-        assert bytes((kept[:-1] - 3).astype(np.uint8)).decode() == text
-    assert ids[1, :3].tolist() == [100, 35, 117]  # ByT5's ids of "a r"
-
-
-@pytest.mark.parametrize(("length", "kept"), [(6, "ab赤"), (7, "ab赤"), (8, "ab赤"), (9, "ab赤い")])
-def test_cut_between_characters(length, kept):
-    ids, mask = tokenize_bytes(["ab赤い球"], length)
-    used = ids[0][mask[0]]
-    assert used[-1] == 1
-    assert bytes((used[:-1] - 3).astype(np.uint8)).decode() == kept

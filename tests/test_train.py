@@ -23,11 +23,9 @@ from vjax import train as trainer
 from vjax import video as media
 from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
 from vjax.data import loader
-from vjax.models.text import tokenize_bytes, words_in
-from vjax.models.vae import fold
 from vjax.parallel import mesh as meshes
-from vjax.training import linear, preview
 from vjax.training import loss as losses
+from vjax.training import preview
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.state import init_state, train_step
 
@@ -68,8 +66,8 @@ def vae_config(directory, **changes) -> RunConfig:
 
 def one_batch(config: RunConfig, bucket: Bucket) -> dict:
     data = dataclasses.replace(config.data, buckets=(bucket,))
-    batch = next(loader.batches(data, seed=0, text_length=32, start=0, stop=1))
-    return {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
+    batch = next(loader.batches(data, seed=0, tokenizer=tiny.tokenizer(), start=0, stop=1))
+    return batch.arrays
 
 
 # --- What the DiT's loss sees --------------------------------------------------------------------
@@ -224,7 +222,7 @@ def test_every_clip_serves_several_noises_side_by_side(monkeypatch):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
-    weights.save(directory, MODEL, PARAMS, dtype="float32")
+    weights.save(directory, tiny.bundle(MODEL), dtype="float32")
     return str(directory)
 
 
@@ -284,7 +282,7 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
 
 
 def final_state(config: RunConfig, step: int) -> dict:
-    config, _, given = trainer.starting_point(config)
+    config, _, given, _ = trainer.starting_point(config)
     state = init_state(config, jax.tree.map(jnp.asarray, given))
     checkpoints = Checkpoints(pathlib.Path(config.run_dir) / config.name / "checkpoints", config)
     assert checkpoints.last() == step
@@ -349,7 +347,8 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     config = vae_config(tmp_path, steps=30, init=bundle, checkpoint_every=100)
     made = trainer.train(config)
     assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
-    model, params = weights.load(str(made))
+    loaded = weights.load(str(made))
+    model, params = loaded.config, loaded.params
     assert (model.dit, model.text) == (None, None)
     plain = dataclasses.replace(model.vae, latents_mean=(), latents_std=())
     mean = jax.jit(lambda params, video: models.bind(plain, params).encode(video)[0])
@@ -362,53 +361,10 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     assert clip.frames.shape == (5, 64, 32 * 6, 3)  # clips above, reconstructions below
 
 
-def test_a_linear_code_is_the_best_of_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(linear, "CLIPS", 8)
-    config = vae_config(tmp_path)
-    vae = dataclasses.replace(config.model.vae, linear=True, z_dim=6)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vae=vae))
-    code = linear.fit(config)
-    source = loader.make_source(config.data, config.seed)
-    video = losses.to_float(np.stack([source(i, FIVE)[0] for i in range(8)]))
-    video = np.concatenate([video[:, :1], video], axis=1)
-    patches = np.asarray(fold(jnp.asarray(video), 2, 8)).reshape(-1, 2 * 8 * 8 * 3)
-    z = patches @ code["encoder"]["kernel"] + code["encoder"]["bias"]
-    left = patches - z @ code["decoder"]["kernel"] - code["decoder"]["bias"]
-    singular = np.linalg.svd(patches - patches.mean(0), compute_uv=False)
-    np.testing.assert_allclose((left**2).sum(), (singular[6:] ** 2).sum(), rtol=1e-3)
-    np.testing.assert_allclose(z.mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(np.mean(z.var(0, ddof=1)), 1, rtol=1e-3)
-    ratio = (singular[0] / singular[5]) ** 0.5
-    np.testing.assert_allclose(z[:, 0].std() / z[:, 5].std(), ratio, rtol=1e-3)
-
-
-def test_a_text_run_learns_words_and_a_dit_run_starts_from_them(tmp_path, bundle, monkeypatch):
-    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
-    model = dataclasses.replace(MODEL, vae=None, dit=None)
-    image = Bucket(frames=1, height=64, width=64, batch=8)
-    config = dit_config(tmp_path, trains="text", model=model, data=DataConfig(buckets=(image,)))
-    arrays = one_batch(config, image)
-    captions = ("a red circle", "It moves right, a blue one.") * 4
-    arrays["ids"], arrays["mask"] = tokenize_bytes(captions, 32)
-    arrays["words"] = words_in(captions, model.vocabulary)
-    assert arrays["words"][:2].sum(1).tolist() == [3, 4]
-    longer = dataclasses.replace(config, steps=100)
-    state = init_state(longer)
-    for _ in range(60):
-        state, metrics = train_step(longer, image, state, {}, arrays)
-    assert metrics["words_found"] == 1
-
-    made = trainer.train(config)
-    given, params = weights.load(str(made))
-    assert (given.vae, given.dit) == (None, None)
-    after = dit_config(tmp_path, vae=bundle, init=str(made))
-    after, _, start = trainer.starting_point(after)
-    state = init_state(after, start)
-    assert set(state["params"]) == {"dit", "text"}
-    np.testing.assert_array_equal(state["params"]["text"]["embedding"], params["text"]["embedding"])
-
-    frozen = dataclasses.replace(after, frozen=("text",))
-    frozen, vae, start = trainer.starting_point(frozen)
+def test_a_frozen_network_stays_as_it_starts(tmp_path, bundle):
+    config = dit_config(tmp_path, vae=bundle, init=bundle)
+    frozen = dataclasses.replace(config, frozen=("text",))
+    frozen, vae, start, _ = trainer.starting_point(frozen)
     state = init_state(frozen, jax.tree.map(jnp.asarray, start))
     before = jax.device_get(state["params"])
     for _ in range(2):
@@ -419,7 +375,7 @@ def test_a_text_run_learns_words_and_a_dit_run_starts_from_them(tmp_path, bundle
         for a, b in zip(*map(jax.tree.leaves, (state["params"]["dit"], before["dit"])), strict=True)
     )
     with pytest.raises(ConfigError, match="comes from the bundle of --init"):
-        trainer.starting_point(dataclasses.replace(after, frozen=("text",), init=None))
+        trainer.starting_point(dataclasses.replace(frozen, init=None))
 
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):

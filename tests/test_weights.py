@@ -16,20 +16,21 @@ from vjax.weights import BundleError
 
 @pytest.fixture
 def bundle(tmp_path):
-    weights.save(tmp_path / "bundle", tiny.MODEL, tiny.params(), dtype="float32")
+    weights.save(tmp_path / "bundle", tiny.bundle(), dtype="float32")
     return tmp_path / "bundle"
 
 
 def test_what_is_saved_comes_back(bundle):
-    config, params = weights.load(str(bundle))
+    config, params, tokenizer = vars(weights.load(str(bundle))).values()
     assert config == tiny.MODEL
+    assert tokenizer.rules == tiny.BYTES
     assert jax.tree.structure(params) == jax.tree.structure(tiny.params())
     jax.tree.map(np.testing.assert_array_equal, params, tiny.params())
 
 
 def test_weights_are_stored_in_half_the_space_by_default(bundle, tmp_path):
-    weights.save(tmp_path / "half", tiny.MODEL, tiny.params())
-    _, params = weights.load(str(tmp_path / "half"))
+    weights.save(tmp_path / "half", tiny.bundle())
+    params = weights.load(str(tmp_path / "half")).params
     rounded = jax.tree.map(
         lambda leaf: np.asarray(jax.numpy.asarray(leaf, "bfloat16"), np.float32), tiny.params()
     )
@@ -39,8 +40,8 @@ def test_weights_are_stored_in_half_the_space_by_default(bundle, tmp_path):
 
 
 def test_int8_is_right_to_half_a_step_of_each_column(tmp_path):
-    weights.save(tmp_path / "int8", tiny.MODEL, tiny.params(), dtype="int8")
-    _, params = weights.load(str(tmp_path / "int8"))
+    weights.save(tmp_path / "int8", tiny.bundle(), dtype="int8")
+    params = weights.load(str(tmp_path / "int8")).params
     found, wanted = (weights.flatten(tree["dit"]) for tree in (params, tiny.params()))
     kernel = "blocks.ffn.up.kernel"
     step = np.abs(wanted[kernel]).max(axis=-2, keepdims=True) / 127
@@ -51,7 +52,7 @@ def test_int8_is_right_to_half_a_step_of_each_column(tmp_path):
 
 
 def test_single_networks_can_be_loaded(bundle):
-    _, params = weights.load(str(bundle), networks=("vae",))
+    params = weights.load(str(bundle), networks=("vae",)).params
     assert list(params) == ["vae"]
 
 
@@ -128,7 +129,7 @@ def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
     else:
         monkeypatch.setattr(pathlib.Path, "rename", fails_at_the_new_one)
     with pytest.raises(OSError, match="No space"):
-        weights.save(bundle, tiny.MODEL, tiny.params())
+        weights.save(bundle, tiny.bundle())
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == kept
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
@@ -136,7 +137,7 @@ def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
 
 def test_saving_again_replaces_all_of_the_bundle(bundle):
     shutil.copy(bundle / "vae.safetensors", bundle / "left_over")
-    weights.save(bundle, tiny.model(name="new"), {"vae": tiny.params()["vae"]}, dtype="float32")
+    weights.save(bundle, weights.Bundle(tiny.model(name="new"), {"vae": tiny.params()["vae"]}))
     assert sorted(path.name for path in bundle.iterdir()) == ["model.json", "vae.safetensors"]
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     assert weights.read_config(str(bundle)).name == "new"

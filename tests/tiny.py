@@ -6,8 +6,10 @@ import functools
 import jax
 import numpy as np
 
-from vjax import models
+from vjax import models, weights
 from vjax.config import DiTConfig, ModelConfig, SamplerConfig, TextConfig, VAEConfig
+from vjax.data import tokenizer as tokenizers
+from vjax.tokenizer import Tokenizer
 
 MODEL = ModelConfig(
     name="tiny",
@@ -49,6 +51,21 @@ MODEL = ModelConfig(
 )
 
 
+# Every byte is a token.
+BYTES = tokenizers.learn([], vocab=259)
+
+
+def tokenizer(length: int = 32) -> Tokenizer:
+    """Bytes as tokens, cut and padded to a length."""
+    return Tokenizer(BYTES, dataclasses.replace(MODEL.text, max_length=length))
+
+
+def bundle(model: ModelConfig = MODEL) -> weights.Bundle:
+    """The tiny model with random parameters."""
+    text = Tokenizer(BYTES, model.text) if model.text else None
+    return weights.Bundle(model, params(model), text)
+
+
 @functools.cache
 def params(model: ModelConfig = MODEL) -> models.Params:
     """Random parameters in which nothing is zero, so that every input matters."""
@@ -64,7 +81,8 @@ def params(model: ModelConfig = MODEL) -> models.Params:
             return normal / np.sqrt(fan_in, dtype=np.float32)
         return 0.1 * normal
 
-    shapes = {name: models.abstract(getattr(model, name)) for name in ("dit", "vae", "text")}
+    networks = {name: getattr(model, name) for name in ("dit", "vae", "text")}
+    shapes = {name: models.abstract(config) for name, config in networks.items() if config}
     return jax.tree.map_with_path(draw, shapes)
 
 

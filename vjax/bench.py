@@ -61,20 +61,18 @@ def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]
     config = configs.load_config(config_path)
     if config.trains == "dit":
         config = configs.replace(config, vae=vae, frozen=())  # speed does not need their weights
-    config, frozen, _ = starting_point(config)
+    config, frozen, _, tokenizer = starting_point(config)
     bucket = max(config.data.buckets, key=lambda bucket: bucket.weight)
     data = configs.replace(config.data, buckets=(bucket,))
     config = configs.replace(config, data=data)
     state = init_state(config)
-    length = config.model.text.max_length if config.model.text else 1
-    stream = loader.batches(data, seed=0, text_length=length, start=0, stop=steps + 2)
+    stream = loader.batches(data, seed=0, tokenizer=tokenizer, start=0, stop=steps + 2)
     waited, took = [], []
     for _ in range(steps + 2):
         began = time.perf_counter()
         batch = next(stream)
         waited.append(time.perf_counter() - began)
-        arrays = {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
-        state, metrics = train_step(config, bucket, state, frozen, arrays)
+        state, metrics = train_step(config, bucket, state, frozen, batch.arrays)
         jax.block_until_ready((state, metrics))
         took.append(time.perf_counter() - began)
     median = float(np.median(took[2:]))

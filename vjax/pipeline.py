@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from jaxtyping import Array, Float, UInt8
 
 from vjax import conditioning, flow, models, progress, sampler, solvers, weights
 from vjax import timeline as timelines
-from vjax.config import DiTConfig, ModelConfig
-from vjax.models.text import tokenize_bytes, words_of
+from vjax.config import DiTConfig
+from vjax.models.text import words_of
 from vjax.timeline import Canvas, RequestError, Timeline
 from vjax.training.loss import to_float
 
@@ -24,7 +25,7 @@ def load(name: str | os.PathLike = "default") -> "Pipeline":
     Raises:
         BundleError: there is no such model, or its files do not fit it.
     """
-    return Pipeline(*weights.load(os.fspath(name)))
+    return Pipeline(weights.load(os.fspath(name)))
 
 
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
@@ -90,14 +91,14 @@ def _advance(
 class Pipeline:
     """Makes videos from timelines; its stages can be called on their own."""
 
-    def __init__(self, config: ModelConfig, params: models.Params):
+    def __init__(self, bundle: weights.Bundle):
+        self.config, self.tokenizer = bundle.config, bundle.tokenizer
         for network in weights.NETWORKS:
-            if getattr(config, network) is None:
+            if network not in bundle.params:
                 raise weights.BundleError(
-                    f"{config.name} has no {network}, so it cannot make videos on its own."
+                    f"{self.config.name} has no {network}, so it cannot make videos on its own."
                 )
-        self.config = config
-        self.params = jax.device_put(params)
+        self.params = jax.device_put(bundle.params)
 
     # --- From request to frames ------------------------------------------------------------------
 
@@ -310,16 +311,19 @@ class Pipeline:
             found.append(
                 f"{self.config.name} was trained on a small world and cannot know: {unknown}."
             )
-        limit = self.config.text.max_length
-        if len(prompt.encode()) >= limit:
-            found.append(f"The prompt is longer than {limit - 1} bytes; its end is not read.")
+        for name, text in (("prompt", prompt), ("negative prompt", timeline.negative)):
+            if lost := self.tokenizer.lost(text):
+                found.append(
+                    f"The {name} is longer than the {self.config.text.max_length} tokens that "
+                    f"{self.config.name} reads; its end is left out: {shorten(lost, 80)}"
+                )
         return found
 
     # --- Stages ----------------------------------------------------------------------------------
 
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
         """Text embeddings, zero after the end of each text."""
-        ids, mask = tokenize_bytes(prompts, self.config.text.max_length)
+        ids, mask = self.tokenizer(prompts)
         return _embed(self.config.text, self.params["text"], ids, mask)
 
     def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:

@@ -23,9 +23,9 @@ from vjax import models, runtime, weights
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
-from vjax.models.text import words_in
 from vjax.parallel import mesh as meshes
-from vjax.training import linear, preview
+from vjax.tokenizer import read as read_tokenizer
+from vjax.training import preview
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.state import TRAINED, init_state, train_step
 
@@ -41,7 +41,7 @@ def train(config: RunConfig) -> pathlib.Path:
     # --- Model -------------------------------------------------------------------------------
     mesh = meshes.make_mesh()
     everywhere = meshes.replicated(mesh)
-    config, frozen, given = starting_point(config)
+    config, frozen, given, tokenizer = starting_point(config)
     _check_buckets(config, mesh.size)
     frozen = jax.device_put(frozen, everywhere)
     state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, given)
@@ -51,10 +51,6 @@ def train(config: RunConfig) -> pathlib.Path:
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
-    elif config.trains == "vae" and config.model.vae.linear and given is None:
-        code = linear.fit(config)
-        for copy in ("params", "ema"):
-            state[copy]["vae"]["code"] = jax.device_put(code, everywhere)
     start = int(state["step"])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
@@ -72,7 +68,7 @@ def train(config: RunConfig) -> pathlib.Path:
     data = loader.batches(
         config.data,
         seed=config.seed,
-        text_length=config.model.text.max_length if config.model.text else 1,
+        tokenizer=tokenizer,
         start=start,
         stop=config.steps,
         caption_dropout=config.dit_loss.caption_dropout if config.trains == "dit" else 0.0,
@@ -92,10 +88,7 @@ def train(config: RunConfig) -> pathlib.Path:
         for step in range(start, config.steps):
             with meter.waiting():
                 batch = next(data)
-            arrays = {"video": batch.video, "ids": batch.ids, "mask": batch.mask}
-            if config.trains == "text":
-                arrays["words"] = words_in(batch.captions, config.model.vocabulary)
-            arrays = meshes.place_batch(mesh, arrays)
+            arrays = meshes.place_batch(mesh, batch.arrays)
             state, metrics = train_step(config, batch.bucket, state, frozen, arrays)
             if previous is not None:
                 _report(meter.finish(*previous), config, writer, checkpoints)
@@ -107,7 +100,7 @@ def train(config: RunConfig) -> pathlib.Path:
                 previous = None
                 checkpoints.save(done, state)
             if last or done % config.sample_every == 0:
-                bundle = _export(config, run_dir, state, frozen)
+                bundle = _export(config, run_dir, state, frozen, tokenizer)
                 if not stop.requested:  # who asks to stop may not wait for samples
                     preview.write(config, bundle, run_dir / "samples", done, writer)
                 meter.pause()
@@ -115,20 +108,19 @@ def train(config: RunConfig) -> pathlib.Path:
                 log.info("Stopped at step %d; the same command goes on from there.", done)
                 break
         if start >= config.steps:  # the run had ended, but perhaps before its bundle was written
-            _export(config, run_dir, state, frozen)
+            _export(config, run_dir, state, frozen, tokenizer)
     return run_dir / "bundle"
 
 
 def starting_point(config: RunConfig):
-    """The config with the frozen VAE's in it, the frozen parameters and those to start from."""
-    frozen, given = {}, None
+    """The config with the frozen VAE's, the frozen parameters, those to start from, a tokenizer."""
+    frozen, given, tokenizer = {}, None, None
     if config.trains == "dit":
         if config.vae is None:
             raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
-        trained, params = weights.load(config.vae, networks=("vae",))
-        dit = configs.replace(config.model.dit, data_std=trained.vae.latents_spread)
-        model = configs.replace(config.model, vae=trained.vae, dit=dit)
-        config, frozen = configs.replace(config, model=model), params["vae"]
+        trained = weights.load(config.vae, networks=("vae",))
+        model = configs.replace(config.model, vae=trained.config.vae)
+        config, frozen = configs.replace(config, model=model), trained.params["vae"]
         for name, value, of, wanted in (
             ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),
             ("out_channels", model.dit.out_channels, "the VAE's channels", model.vae.z_dim),
@@ -143,7 +135,8 @@ def starting_point(config: RunConfig):
                 "comes from the bundle of --init."
             )
     if config.init is not None:
-        _, given = weights.load(config.init, networks=TRAINED[config.trains])
+        start = weights.load(config.init, networks=TRAINED[config.trains])
+        given, tokenizer = start.params, start.tokenizer
         if not given:
             raise ConfigError(f"{config.init} has no network that this run trains.")
         for network in given:
@@ -153,7 +146,13 @@ def starting_point(config: RunConfig):
                 raise ConfigError(
                     f"The {network} of {config.init} has other shapes than the config."
                 )
-    return config, frozen, given
+    if config.trains == "dit" and config.tokenizer is not None:
+        tokenizer = read_tokenizer(config.tokenizer, config.model.text)
+    if config.trains == "dit" and tokenizer is None:
+        raise ConfigError(
+            "A dit run needs a tokenizer: --tokenizer=FILE, or --init=BUNDLE with a text encoder."
+        )
+    return config, frozen, given, tokenizer
 
 
 def _check_buckets(config: RunConfig, devices: int) -> None:
@@ -178,7 +177,7 @@ def _check_buckets(config: RunConfig, devices: int) -> None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
 
-def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.Path:
+def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen, tokenizer) -> pathlib.Path:
     """Writes the averaged weights as a bundle."""
     params = {name: jax.device_get(state["ema"][name]) for name in TRAINED[config.trains]}
     model = config.model
@@ -188,7 +187,7 @@ def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen) -> pathlib.
         params = {**params, "vae": jax.device_get(frozen)}
     origin = f"{config.name}: step {int(state['step'])} of {config.steps}, seed {config.seed}"
     model = configs.replace(model, origin=origin)
-    weights.save(run_dir / "bundle", model, params)
+    weights.save(run_dir / "bundle", weights.Bundle(model, params, tokenizer))
     return run_dir / "bundle"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig
-from vjax.models.text import tokenize_bytes
+from vjax.tokenizer import Tokenizer
 
 PERIOD = 1000  # steps after which the sequence of buckets starts again
 
@@ -72,17 +72,14 @@ class Batch:
 
     step: int
     bucket: Bucket
-    video: np.ndarray  # uint8 [B T H W 3]
-    ids: np.ndarray  # int32 [B S]
-    mask: np.ndarray  # bool [B S]
-    captions: tuple[str, ...]
+    arrays: dict[str, np.ndarray]  # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]
 
 
 def batches(
     config: DataConfig,
     *,
     seed: int,
-    text_length: int,
+    tokenizer: Tokenizer | None,
     start: int,
     stop: int,
     caption_dropout: float = 0.0,
@@ -91,6 +88,7 @@ def batches(
     """This host's part of batches `start` to `stop` - 1, prepared ahead of their use by threads.
 
     Args:
+        tokenizer: of the captions; None where they do not matter.
         process: this host's index and the number of hosts, which share every batch evenly.
     """
     schedule = Schedule(config.buckets, seed)
@@ -118,8 +116,10 @@ def batches(
                 left = rng.integers(video.shape[2] - bucket.crop + 1)
                 video = video[:, top : top + bucket.crop, left : left + bucket.crop]
             videos.append(video)
-        ids, mask = tokenize_bytes(captions, text_length)
-        return Batch(step, bucket, np.stack(videos), ids, mask, tuple(captions))
+        arrays = {"video": np.stack(videos)}
+        if tokenizer is not None:
+            arrays["ids"], arrays["mask"] = tokenizer(captions)
+        return Batch(step, bucket, arrays)
 
     options = grain.ReadOptions(
         num_threads=config.threads, prefetch_buffer_size=max(config.prefetch, config.threads)

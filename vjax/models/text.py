@@ -1,7 +1,6 @@
-"""TextEncoder: the T5 encoder (UMT5 where every layer has its own position bias), and byte ids."""
+"""TextEncoder: the T5 encoder (UMT5 where every layer has its own position bias)."""
 
 import re
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,36 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from vjax.config import TextConfig
 from vjax.models.layers import Linear, RMSNorm, gelu
 
-PAD, EOS, FIRST_BYTE = 0, 1, 3  # the ids of ByT5; 2 is its unknown token, which bytes never need
-
-
-def tokenize_bytes(
-    texts: Sequence[str], max_length: int
-) -> tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
-    """Ids and mask of UTF-8 bytes as in ByT5, with an end token, padded to `max_length`.
-
-    A longer text is cut between two characters, never inside one.
-    """
-    ids = np.full((len(texts), max_length), PAD, np.int32)
-    mask = np.zeros((len(texts), max_length), bool)
-    for row, text in enumerate(texts):
-        # A character that the cut splits is dropped by decoding what remains of it.
-        kept = text.encode()[: max_length - 1].decode(errors="ignore").encode()
-        ids[row, : len(kept)] = np.frombuffer(kept, np.uint8).astype(np.int32) + FIRST_BYTE
-        ids[row, len(kept)] = EOS
-        mask[row, : len(kept) + 1] = True
-    return ids, mask
-
 
 def words_of(text: str) -> set[str]:
     """The words of a text in lower case, without punctuation."""
     return set(re.findall(r"[^\s.,;:!?\"()]+", text.lower()))
-
-
-def words_in(texts: Sequence[str], vocabulary: Sequence[str]) -> Bool[np.ndarray, "B V"]:
-    """Which words of the vocabulary each text has."""
-    found = [words_of(text) for text in texts]
-    return np.array([[word in words for word in vocabulary] for words in found])
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Int[np.ndarray, "S S"]:
@@ -153,7 +126,8 @@ class TextEncoder(nnx.Module):
 def _relative_bias(config: TextConfig, rngs: nnx.Rngs) -> nnx.Param:
     """Heads that start with what is near: one with what comes before, the next with what follows.
 
-    Among bytes that is where words are; heads that look everywhere at first take long to find them.
+    Next to a word stands what it says something of; heads that look everywhere at first take long
+    to find it.
     """
     half = config.relative_buckets // 2
     bucket, head = np.meshgrid(

@@ -1,9 +1,8 @@
-"""The losses: a VAE's reconstruction, a text encoder's words, and a DiT's rectified flow."""
+"""The losses: a VAE's reconstruction and a DiT's rectified flow."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, UInt8
 
@@ -60,28 +59,6 @@ def _reconstruction(decoded: Array, video: Array, weights: VAELossConfig) -> Arr
     return loss
 
 
-# --- Text ----------------------------------------------------------------------------------------
-
-
-def text_loss(
-    config: RunConfig, params: models.Params, batch: dict[str, Array], dtype
-) -> tuple[Array, Metrics]:
-    """Cross-entropy of naming the words of a caption from the mean of its vectors.
-
-    A DiT finds its way to the text late if it meets bytes that mean nothing yet: what it could say
-    of a video is then less than the noise that it adds. An encoder that knows words is heard.
-    """
-    ids, mask = batch["ids"], batch["mask"]
-    vectors = models.bind(config.model.text, params["text"])(ids, mask, dtype=dtype)
-    mean = reduce(vectors, "b s d -> b d", "sum") / reduce(mask, "b s -> b 1", "sum")
-    bias = params["words"]["bias"][None]
-    logits = mean.astype(jnp.float32) @ params["words"]["kernel"] + bias
-    words = batch["words"].astype(jnp.float32)
-    loss = optax.sigmoid_binary_cross_entropy(logits, words)
-    found = jnp.sum((logits > 0) * words) / jnp.sum(words)
-    return jnp.mean(reduce(loss, "b v -> b", "sum")), {"words_found": found}
-
-
 # --- DiT -----------------------------------------------------------------------------------------
 
 
@@ -103,7 +80,7 @@ def dit_loss(
     model, weights = config.model, config.dit_loss
     keys = iter(jax.random.split(key, 12))
     vae = models.bind(model.vae, jax.lax.stop_gradient(vae_params))
-    video = to_float(batch["video"], dtype)
+    video = to_float(batch["video"])
     latents = vae.normalise(vae.encode(video)[0])
     count, frames, height, width, _ = latents.shape
 
@@ -115,7 +92,7 @@ def dit_loss(
     known = _known_prefix(next(keys), weights, bucket, count, frames)
     known = jnp.broadcast_to(known[:, :, None, None], grid)
     source = latents
-    anchors = jnp.zeros((count, 0, *latents.shape[2:]), dtype)
+    anchors = jnp.zeros((count, 0, *latents.shape[2:]))
     anchor_positions = jnp.zeros((count, 0))
     if bucket.anchors:
         anchors, anchor_positions = _anchors(next(keys), vae, video, bucket.anchors)
@@ -150,23 +127,23 @@ def dit_loss(
         ),
     )
     tau = jnp.where(known, 0.0, t[:, None, None, None])
-    noise = jax.random.normal(next(keys), latents.shape, dtype)
+    noise = jax.random.normal(next(keys), latents.shape)
     if weights.known_noise:
         level = weights.known_noise * jax.random.uniform(next(keys), (count, 1, 1, 1, 1))
-        source += (level * jax.random.normal(next(keys), latents.shape)).astype(dtype)
-    point = flow.interpolate(latents, noise, tau[..., None].astype(dtype))
+        source += level * jax.random.normal(next(keys), latents.shape)
+    point = flow.interpolate(latents, noise, tau[..., None])
     point = jnp.where(known[..., None], source, point)
 
     dit = models.bind(model.dit, params["dit"])
     predicted = dit(
-        point,
+        point.astype(dtype),
         tau if bucket.boxes else tau[:, :, 0, 0],
         text,
         positions=jnp.arange(frames, dtype=jnp.float32),
-        anchors=anchors,
+        anchors=anchors.astype(dtype),
         anchor_positions=anchor_positions,
     )
-    error = jnp.square((predicted - flow.velocity(latents, noise)).astype(jnp.float32))
+    error = jnp.square(predicted.astype(jnp.float32) - flow.velocity(latents, noise))
     unknown = jnp.broadcast_to(~known, error.shape[:4]).astype(jnp.float32)
     error = reduce(error, "b t h w c -> b t h w", "mean") * unknown
     per_sample = reduce(error, "b t h w -> b", "sum") / reduce(unknown, "b t h w -> b", "sum")

@@ -36,24 +36,22 @@ def held_out_clips(config: RunConfig, count: int = CLIPS) -> np.ndarray:
 def with_latent_statistics(config: RunConfig, params: models.Params) -> ModelConfig:
     """The model whose VAE normalises its latents to zero mean and, over all, unit variance.
 
-    All channels share one deviation: a channel that carries little stays small next to the others.
+    They are those of the posterior's means, which is what a DiT sees. All channels share one
+    deviation: a channel that carries little stays small next to the others.
     """
     vae_config = dataclasses.replace(config.model.vae, latents_mean=(), latents_std=())
 
     @jax.jit
     def encode(params, video):
-        return models.bind(vae_config, params).encode(to_float(video))
+        return models.bind(vae_config, params).encode(to_float(video))[0]
 
-    moments = [encode(params, clip[None]) for clip in held_out_clips(config)]
-    means, logvars = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+    means = np.concatenate([encode(params, clip[None]) for clip in held_out_clips(config)])
     axes = tuple(range(means.ndim - 1))
-    spread = np.sqrt(means.var(axes) + np.exp(logvars).mean(axes))
-    deviation = np.full_like(spread, np.sqrt(np.mean(spread**2)))
+    deviation = np.sqrt(means.var(axes).mean())
     vae_config = dataclasses.replace(
         vae_config,
         latents_mean=_rounded(means.mean(axes)),
-        latents_std=_rounded(deviation),
-        latents_spread=_rounded(spread / deviation),
+        latents_std=_rounded(np.full(means.shape[-1], deviation)),
     )
     return dataclasses.replace(config.model, vae=vae_config)
 
@@ -75,10 +73,11 @@ def write(
     from vjax import video as media
     from vjax import weights
 
-    if config.trains == "text" or (config.trains == "dit" and not config.sample_prompts):
+    if config.trains == "dit" and not config.sample_prompts:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    model, params = weights.load(str(bundle))
+    loaded = weights.load(str(bundle))
+    model, params = loaded.config, loaded.params
     if config.trains == "vae":
         clips = held_out_clips(config)
         decoded = [np.asarray(_reconstruct(model.vae, params["vae"], c[None]))[0] for c in clips]
@@ -93,6 +92,6 @@ def write(
     else:
         from vjax import pipeline, verbs
 
-        pipe = pipeline.Pipeline(model, params)
+        pipe = pipeline.Pipeline(loaded)
         shown = [pipe(verbs.text(p), seed=i) for i, p in enumerate(config.sample_prompts)]
     media.write(directory / f"{step:07d}.mp4", np.concatenate(shown, axis=2), fps=model.fps)

@@ -9,12 +9,12 @@ import optax
 
 from vjax import models
 from vjax.config import Bucket, ConfigError, RunConfig
-from vjax.training.loss import dit_loss, text_loss, vae_loss
+from vjax.training.loss import dit_loss, vae_loss
 from vjax.training.optimizer import make_optimizer
 
 State = dict[str, Any]  # "step", "params", "ema", "optimizer"
 
-TRAINED = {"vae": ("vae",), "text": ("text",), "dit": ("dit", "text")}
+TRAINED = {"vae": ("vae",), "dit": ("dit", "text")}
 
 
 def init_state(config: RunConfig, params: models.Params | None = None) -> State:
@@ -28,9 +28,6 @@ def init_state(config: RunConfig, params: models.Params | None = None) -> State:
             params[network] = models.init(
                 getattr(config.model, network), jax.random.fold_in(key, i)
             )
-    if config.trains == "text":
-        words, width = len(config.model.vocabulary), config.model.text.width
-        params["words"] = {"kernel": jnp.zeros((width, words)), "bias": jnp.full(words, -3.0)}
     optimizer = make_optimizer(config.optimizer, config.steps)
     return {
         "step": jnp.zeros((), jnp.int32),
@@ -59,8 +56,7 @@ def train_step(
 
     Args:
         frozen: parameters that are used but not trained: the VAE of a "dit" run.
-        batch: `video` uint8 [B T H W 3], `ids` [B S], `mask` [B S]; of a "text" run also `words`,
-            which words of the model's vocabulary each caption has, bool [B V].
+        batch: `video` uint8 [B T H W 3]; of a "dit" run also `ids` [B S] and `mask` [B S].
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state["step"])
     dtype = compute_dtype(config)
@@ -69,8 +65,6 @@ def train_step(
         params = {**params, **jax.lax.stop_gradient({k: params[k] for k in config.frozen})}
         if config.trains == "vae":
             return vae_loss(config, params, batch, key, dtype)
-        if config.trains == "text":
-            return text_loss(config, params, batch, dtype)
         return dit_loss(config, bucket, params, frozen, batch, key, dtype)
 
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])

@@ -1,0 +1,67 @@
+"""Tokenizers: ids as the file says, in any script, and what does not fit."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+from tokenizers import Tokenizer as Rules
+
+from vjax import weights, world
+from vjax.config import ConfigError, TextConfig
+from vjax.data import tokenizer as making
+from vjax.tokenizer import Tokenizer, read
+
+SHIPPED = weights.ASSETS / "default"
+
+
+def test_ids_are_those_of_the_file():
+    text = weights.read_config("default").text
+    tokenizer, rules = (
+        read(SHIPPED / text.tokenizer, text),
+        Rules.from_file(str(SHIPPED / text.tokenizer)),
+    )
+    texts = ["", "a red circle moves right", "ein grüner Würfel", "赤い球 🔴", "A\nB\t\x00"]
+    ids, mask = tokenizer(texts)
+    assert ids.shape == mask.shape == (len(texts), text.max_length)
+    for row, keep, one in zip(ids, mask, texts, strict=True):
+        assert row[keep].tolist() == rules.encode(one).ids
+        assert not row[~keep].any()
+        assert row[keep][-1] == 1
+
+
+def test_captions_are_read_whole_by_the_shipped_one():
+    text = weights.read_config("default").text
+    tokenizer = read(SHIPPED / text.tokenizer, text)
+    assert not any(tokenizer.lost(caption) for caption in making.captions(500))
+    learned = making.learn(making.captions(2000), 1024)
+    caption = next(iter(making.captions(1)))
+    config = dataclasses.replace(text, vocab=1024)
+    assert Tokenizer(learned, config)([caption])[1].sum() < 20
+    assert world.vocabulary()
+
+
+@pytest.mark.parametrize("spare", [1, 2, 5])
+def test_a_long_text_keeps_its_end_token_and_says_what_is_lost(spare):
+    tokenizer = tiny.tokenizer(10)
+    text = "x" * (8 + spare)  # a byte each, a leading space and the end token
+    ids, mask = tokenizer([text])
+    assert mask.all()
+    assert ids[0, -1] == 1
+    assert tokenizer.lost(text) == "x" * spare
+    assert tokenizer.lost("x" * 8) == ""
+    assert (tokenizer(["x" * 8])[0] == ids).all()
+
+
+def test_what_cannot_be_a_tokenizer_is_refused(tmp_path):
+    config = TextConfig(vocab=259)
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        Tokenizer("{}", config)
+    with pytest.raises(ConfigError, match="has 259 tokens, the text encoder 100"):
+        Tokenizer(tiny.BYTES, TextConfig(vocab=100))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path / "none.json", config)
+    broken = json.loads(tiny.BYTES)
+    del broken["model"]["merges"]
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        Tokenizer(json.dumps(broken), config)
