@@ -1,99 +1,206 @@
-"""Evaluation judges the truth as right and a wrong clip as wrong, on every kind of row."""
+"""Evaluation judges the truth as right and a wrong clip as wrong, and keeps what was made."""
 
+import dataclasses
+import functools
 import io
-import types
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from vjax import evaluate, world
-from vjax.config import ModelConfig
+from vjax import evaluate
+from vjax.config import ModelConfig, SamplerConfig, VAEConfig
+from vjax.evaluation import results, trials
+from vjax.evaluation.judge import judge
+from vjax.timeline import RequestError
 
-MODEL = ModelConfig(name="m", fps=16, frames=33, height=96, width=96, max_frames=65)
-PIPE = types.SimpleNamespace(config=MODEL)
-
-
-def truth(index: int, facts: world.Facts, frames: int = 33, size=(96, 96)) -> np.ndarray:
-    width, height = size
-    seed = (evaluate.SEED, 2, index)
-    return world.render(facts, seed, frames=frames, height=height, width=width)
+VAE = VAEConfig(dim_mult=(1, 2, 2), temporal_downsample=(True, True))
+MODEL = ModelConfig(name="m", fps=16, frames=33, height=96, width=96, max_frames=65, vae=VAE)
+ROWS = {row.name: row for row in trials.rows(MODEL)}
 
 
-def test_more_frames_of_a_clip_begin_like_fewer():
-    clip, facts, _ = evaluate._true_clip(PIPE, 0)
-    np.testing.assert_array_equal(truth(0, facts, 65)[:33], clip)
+@functools.cache
+def trial(row: str, index: int) -> trials.Trial:
+    return ROWS[row].trial(index)
 
 
-@pytest.mark.parametrize("row", ["one thing", "held-out pairs", "two things", "two shots"])
-def test_text_rows_accept_what_was_asked_for_and_nothing_else(row):
-    trials = evaluate.rows(PIPE)[row]
-    first, second, *_ = (next(trials) for _ in range(2))
-    right = first.judge(truth(0, first.facts))
-    assert min(right.values()) == 1, right
-    wrong = first.judge(truth(1, second.facts))
-    assert wrong["all four"] == 0
+@pytest.mark.parametrize("row", ROWS)
+def test_the_truth_is_right_and_a_still_picture_is_not(row):
+    """The third motion is to the right."""
+    answer = trial(row, 2)
+    right = judge(answer, answer.truth, 16)
+    assert right.pop("off course", 0) == 0
+    assert min(right.values()) == 1, (answer.timeline.prompt, right)
+    still = answer.frozen()
+    assert (still[answer.given] == answer.truth[answer.given]).all()
+    if answer.facts.shots[0].things[0].motion != "still":
+        assert judge(answer, still, 16)["all facts"] == 0
+    assert judge(answer, trial(row, 4).truth, 16)["all facts"] == 0
 
 
-def test_other_aspects_are_asked_for_in_their_size():
-    trial = next(evaluate.rows(PIPE)["one thing, 80x128"])
-    assert trial.timeline.size == (80, 128)
-    assert trial.judge(truth(0, trial.facts, size=(80, 128)))["all four"] == 1
+def test_trials_are_the_same_in_every_run_and_differ_from_each_other():
+    for name, row in ROWS.items():
+        again, other = row.trial(3), row.trial(4)
+        assert again.timeline.prompt == trial(name, 3).timeline.prompt
+        np.testing.assert_array_equal(again.truth, trial(name, 3).truth)
+        assert (again.facts, again.seed) != (other.facts, other.seed)
+    given = trial("extend before", 3)
+    np.testing.assert_array_equal(given.timeline.pixels, given.truth[given.given])
 
 
-def test_animate_extend_and_infill_rows():
-    rows = evaluate.rows(PIPE)
-    for index in range(3):
-        clip, facts, _ = evaluate._true_clip(PIPE, index)
-        longer = truth(index, facts, 65)
-        animate, after, infill = (
-            next(rows[name]) for name in ("animate", "extend after", "infill the middle")
-        )
-        assert min(animate.judge(clip).values()) == 1
-        assert min(after.judge(longer).values()) == 1
-        filled = infill.judge(clip)
-        assert filled.pop("centroid error / width") == 0
-        assert min(filled.values()) == 1
+def test_prompts_say_which_way_a_thing_passes_behind_the_wall():
+    for index in range(40):
+        asked = trial("behind the wall", index)
+        assert asked.facts.shots[0].things[0].motion in asked.timeline.prompt
 
 
-def test_a_jump_at_the_seam_and_changed_frames_are_seen():
-    after = next(evaluate.rows(PIPE)["extend after"])
-    _, facts, _ = evaluate._true_clip(PIPE, 0)
-    longer = truth(0, facts, 65)
-    longer[33:] = np.roll(longer[33:], 30, axis=2)
-    assert after.judge(longer)["no jump"] == 0
-    longer[5] += 1
-    assert after.judge(longer)["given frames as given"] == 0
+def test_one_frame_is_asked_for_nothing_that_takes_time():
+    rows = trials.rows(MODEL, 1)
+    assert [row.name for row in rows][:3] == ["one thing", "held-out pairs", "two things"]
+    assert not {"camera", "two shots", "behind the wall", "animate"} & {row.name for row in rows}
+    for index in range(10):
+        answer = rows[0].trial(index)
+        assert not {"moves", "spins", "bounces"} & set(answer.timeline.prompt.split())
+        scores = judge(answer, answer.truth, 16)
+        assert "motion" not in scores
+        assert min(scores.values()) == 1
+
+
+def test_jumps_at_seams_and_changed_frames_are_seen():
+    answer = trial("extend after", 2)
+    jumped = answer.truth.copy()
+    jumped[9:] = np.roll(jumped[9:], 30, axis=2)
+    assert judge(answer, jumped, 16)["no jump"] == 0
+    assert judge(answer, jumped, 16)["off course"] > 0.1
+    brighter = answer.truth.copy()
+    brighter[9:] = np.clip(brighter[9:].astype(int) + 20, 0, 255)
+    assert judge(answer, brighter, 16)["no jump"] == 0
+    brighter[5] += 1
+    assert judge(answer, brighter, 16)["given frames as given"] == 0
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+class Truthful:
+    """A model that answers with the truth, once its time has come."""
+
+    config = MODEL
+
+    def __init__(self, stop_after=1000):
+        self.made, self.stop_after = [], stop_after
+
+    def check(self, timeline):
+        if timeline.size == (128, 80):
+            raise RequestError("It cannot make 128x80.")
+
+    def sample_batch(self, timelines, seeds, *, start, on_step):
+        if len(self.made) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.made += [seed - trials.SEED for seed in seeds]
+        on_step(1)
+        if start is not None:
+            return start[0]
+        answers = {trial("one thing", i).timeline.prompt: trial("one thing", i) for i in range(8)}
+        return np.stack([answers[timeline.prompt].truth for timeline in timelines])
+
+    def encode(self, video):
+        return video
+
+    decode = encode
+
+
+def options(*arguments):
+    return evaluate.parser().parse_args(["--count", "8", "--batch", "3", *arguments])
+
+
+def kept(path, weights="w", steps=20):
+    return results.Results(path, weights, SamplerConfig(steps=steps))
+
+
+def run(pipe, path, *arguments, **key):
+    asked, console, store = options(*arguments), Console(file=io.StringIO()), kept(path, **key)
+    tasks = evaluate.plan(pipe, asked, console)
+    evaluate.make(pipe, tasks, store, asked, console)
+    return evaluate.score(pipe, tasks, store, console)
 
 
 def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
-    path = tmp_path / "scores.jsonl"
-    made = []
-
-    def pipe(timeline, seed):
-        made.append(seed)
-        if len(made) == 9:
-            raise KeyboardInterrupt
-        return truth(0, evaluate._one_thing(np.random.default_rng(seed), "train"))
-
-    pipe.config = MODEL
-
-    def score():
-        results = evaluate.Results(path, "m")
-        return evaluate.score(pipe, 10, ["one thing"], results, Console(file=io.StringIO()))
-
+    only = ("--only", "one thing")
+    pipe = Truthful(stop_after=3)
     with pytest.raises(KeyboardInterrupt):
-        score()
-    means, sheet = score()
-    # Those on the contact sheet are made again, the seventh and eighth are not.
-    assert [seed - evaluate.SEED for seed in made] == [*range(9), *range(6), 8, 9]
-    assert len(sheet) == 6
-    assert set(means["one thing"]) >= {"color", "all four"}
-    with pytest.raises(evaluate.ResultsError, match="another model"):
-        evaluate.Results(path, "other")
+        run(pipe, tmp_path, *only)
+    pipe.stop_after = 1000
+    rows = run(pipe, tmp_path, *only)
+    assert sorted(set(pipe.made)) == list(range(8))
+    assert pipe.made.count(0) == 1
+    assert rows["one thing"]["generations"] == 8
+    assert rows["one thing"]["model"]["all facts"] == 1
+    assert rows["one thing"]["round trip"]["all facts"] == 1
+    assert rows["one thing"]["still picture"]["all facts"] < 0.5
+    # A line that was cut off is scored again; no other, and nothing is made again.
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    (tmp_path / "scores.jsonl").write_text("\n".join(lines)[:-9])
+    made = len(pipe.made)
+    assert run(pipe, tmp_path, *only) == rows
+    assert len(pipe.made) == made
+    again = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert again[: len(lines) - 1] == lines[:-1]
+    assert json.loads(again[-1]) == json.loads(lines[-1])
+    # Other weights and other ways to sample are another matter.
+    for key in ({"weights": "v"}, {"steps": 10}):
+        run(pipe, tmp_path, *only, **key)
+    assert len(pipe.made) == 3 * made
+
+
+def test_another_judge_scores_the_same_clips(tmp_path, monkeypatch):
+    pipe = Truthful()
+    run(pipe, tmp_path, "--only", "one thing")
+    made = len(pipe.made)
+    monkeypatch.setattr(results.judge, "version", lambda: "another")
+    monkeypatch.setattr(evaluate, "judge", lambda *_: {"all facts": 0.0})
+    rows = run(pipe, tmp_path, "--only", "one thing")
+    assert rows["one thing"]["model"] == {"all facts": 0.0}
+    assert len(pipe.made) == made
+
+
+def test_a_damaged_clip_or_one_of_another_request_is_made_again(tmp_path):
+    store, answer = kept(tmp_path), trial("one thing", 1)
+    store.add_clip("one thing", answer, answer.truth)
+    np.testing.assert_array_equal(store.clip("one thing", answer), answer.truth)
+    other = dataclasses.replace(trial("one thing", 2), index=1)
+    assert store.clip("one thing", other) is None
+    (file,) = tmp_path.rglob("0001.npz")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert store.clip("one thing", answer) is None
+
+
+def test_rows_that_a_model_cannot_make_are_left_out_before_anything_is_made():
+    said = io.StringIO()
+    tasks = evaluate.plan(Truthful(), options(), Console(file=said))
+    assert len(tasks) == len(ROWS) - 1
+    assert "one thing, 128x80 is left out. It cannot make 128x80." in said.getvalue()
+    assert [task.count for task in tasks[:3]] == [8, 8, 2]
     with pytest.raises(evaluate.ResultsError, match="choose from 'one thing', "):
-        evaluate.score(pipe, 10, ["one"], evaluate.Results(path, "m"), Console())
-    assert len(path.read_text().splitlines()) == 1 + 10  # what was made again is not kept twice
-    path.write_text("")
-    with pytest.raises(evaluate.ResultsError, match="holds no scores"):
-        evaluate.Results(path, "m")
+        evaluate.plan(Truthful(), options("--only", "one"), Console())
+
+
+def test_sampling_from_true_clips_has_rows_of_its_own(tmp_path):
+    rows = run(Truthful(), tmp_path, "--from", "0.5", "1")
+    assert list(rows) == ["one thing from 0.5", "one thing from 1"]
+    assert rows["one thing from 0.5"]["model"]["all facts"] == 1
+
+
+def test_time_that_is_up_ends_the_sampling(tmp_path):
+    pipe = Truthful()
+    rows = run(pipe, tmp_path, "--only", "one thing", "--minutes", "1e-6")
+    assert len(pipe.made) < 8
+    assert rows["one thing"]["generations"] == len(set(pipe.made))
+
+
+@pytest.mark.parametrize("arguments", [["--count", "0"], ["--from", "0"], ["--frames", "-1"]])
+def test_impossible_numbers_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parser().parse_args(arguments)
+    assert "at least 1" in (said := capsys.readouterr().err) or "above 0" in said

@@ -1,351 +1,344 @@
 """Scores a model of the captioned world: `python -m vjax.evaluate --model default`.
 
 Every clip that the model makes is read by the oracle, which knows nothing of the prompt, and is
-compared with what was asked for. Prompts, first frames and clips come from seeds that no training
-uses. A contact sheet of what was scored is written beside the figures, to be looked at.
+compared with what was asked for. Beside each row stands what the true clips score after a round
+trip through the model's VAE, which is what a perfect DiT would get, and what a still picture of
+them scores. Prompts, first frames and clips come from seeds that no training uses.
+
+Clips and scores are kept, so that the same command goes on where it stopped. A contact sheet of
+what was scored lies beside the figures, to be looked at.
 """
 
 import argparse
-import collections
 import dataclasses
+import functools
 import json
+import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track as progress_bar
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from vjax import pipeline, runtime, verbs, weights, world
-from vjax import video as media
-from vjax.timeline import Timeline
-from vjax.world import oracle
+from vjax import pipeline, runtime, weights
+from vjax.evaluation import trials
+from vjax.evaluation.judge import judge
+from vjax.evaluation.results import Results, ResultsError
+from vjax.evaluation.trials import Row, Trial
+from vjax.timeline import RequestError
 
-SEED = 2_000_003  # training draws its clips from other seeds
 SHOWN = 6  # clips of a row on the contact sheet
-EXTEND_SECONDS = 2.0
+CEILINGS = 50  # trials of a row, at most, for which a round trip and a still picture are judged
 
 
-class ResultsError(ValueError):
-    """An evaluation that cannot begin or go on."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A row to score: so many trials, begun from noise or from true clips noised to `start`."""
+
+    row: Row
+    count: int
+    start: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.row.name if self.start is None else f"{self.row.name} from {self.start:g}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trial:
-    """One clip to make, and how to judge it: scores by name, true or false or a number."""
-
-    timeline: Timeline
-    facts: world.Facts
-    judge: Callable[[np.ndarray], dict[str, float]]
-    label: str
-
-
-def _one_thing(rng: np.random.Generator, split: str) -> world.Facts:
-    thing = world.sample_thing(rng, split=split)
-    return world.Facts((world.Shot((thing,), str(rng.choice(world.BACKGROUNDS))),))
-
-
-def _two_things(rng: np.random.Generator, split: str) -> world.Facts:
-    while True:
-        facts = world.sample_facts(rng, 2.0, split)
-        things = facts.shots[0].things
-        if len(things) == 2 and facts.shots[0].relation != "behind" and facts.style == "flat":
-            return facts
-
-
-def _of_kind(wanted: Callable[[world.Facts], bool]):
-    def sample(rng: np.random.Generator, split: str) -> world.Facts:
-        while True:
-            facts = world.sample_facts(rng, 2.0, split)
-            if wanted(facts):
-                return facts
-
-    return sample
-
-
-def _text_trials(pipe, sample, split: str, size: tuple[int, int]) -> Iterator[Trial]:
-    index = 0
-    while True:
-        rng = np.random.default_rng((SEED, index))
-        facts = sample(rng, split)
-        prompt = world.caption(facts, rng, long=index % 2 == 1)
-        keys = [
-            "color",
-            "shape",
-            "motion",
-            "background",
-            "count",
-            "relation",
-            "permanence",
-            "camera",
-            "cut",
-            "style",
-        ]
-
-        def judge(video, facts=facts, keys=keys):
-            agrees = oracle.agree(facts, oracle.read(video, pipe.config.fps))
-            scores = {key: float(agrees[key]) for key in keys if key in agrees}
-            asked = ("color", "shape", "motion", "background")
-            return scores | {"all four": float(all(agrees[key] for key in asked))}
-
-        yield Trial(verbs.text(prompt, size=size), facts, judge, prompt)
-        index += 1
-
-
-def _true_clip(pipe, index: int, motions=None) -> tuple[np.ndarray, world.Facts, str]:
-    """A ground-truth clip of one thing, in the model's native shape, and its caption."""
-    model = pipe.config
-    rng = np.random.default_rng((SEED, 1, index))
-    thing = world.sample_thing(rng, motions or world.MOTIONS)
-    facts = world.Facts((world.Shot((thing,), str(rng.choice(world.BACKGROUNDS))),))
-    video = world.render(
-        facts,
-        (SEED, 2, index),
-        frames=model.frames,
-        height=model.height,
-        width=model.width,
-        fps=model.fps,
-    )
-    return video, facts, world.caption(facts, rng, long=index % 2 == 1)
-
-
-def _same_thing(facts: world.Facts, video: np.ndarray, fps: float) -> dict[str, float]:
-    agrees = oracle.agree(facts, oracle.read(video, fps))
-    return {
-        "identity": float(agrees["color"] and agrees["shape"]),
-        "motion": float(agrees["motion"]),
-        "background": float(agrees["background"]),
-    }
-
-
-def _animate_trials(pipe) -> Iterator[Trial]:
-    index = 0
-    while True:
-        clip, facts, prompt = _true_clip(pipe, index)
-
-        def judge(video, clip=clip, facts=facts):
-            as_given = {"first frame as given": float((video[0] == clip[0]).all())}
-            return as_given | _same_thing(facts, video, pipe.config.fps)
-
-        yield Trial(verbs.animate(clip[0], prompt), facts, judge, prompt)
-        index += 1
-
-
-def _extend_trials(pipe, before: bool) -> Iterator[Trial]:
-    index = 0
-    while True:
-        clip, facts, prompt = _true_clip(pipe, index)
-
-        def judge(video, clip=clip, facts=facts):
-            color = facts.shots[0].things[0].color
-            path = oracle.track(video, color)
-            steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
-            seam = len(video) - len(clip) - 1 if before else len(clip) - 1
-            own = steps[seam + 1 :] if before else steps[:seam]
-            kept = video[-len(clip) :] if before else video[: len(clip)]
-            made = video[: -len(clip) + 1] if before else video[len(clip) - 1 :]
-            reading = oracle.read(made, pipe.config.fps)
-            things = [thing for shot in reading.shots for thing in shot.things]
-            wanted = facts.shots[0].things[0]
-            same = len(things) == 1 and (things[0].color, things[0].shape) == (color, wanted.shape)
-            return {
-                "no jump": float(steps[seam] <= np.nanmax(own) + 2),
-                "identity": float(same),
-                "given frames as given": float((kept == clip).all()),
-            }
-
-        timeline = verbs.extend(clip, prompt, seconds=EXTEND_SECONDS, before=before)
-        yield Trial(timeline, facts, judge, prompt)
-        index += 1
-
-
-def _infill_trials(pipe) -> Iterator[Trial]:
-    index, frames = 0, pipe.config.frames
-    ends = max(frames // 6, 1)
-    keep = [(0, ends), (frames - ends, frames)]
-    while True:
-        clip, facts, prompt = _true_clip(pipe, index)
-
-        def judge(video, clip=clip, facts=facts):
-            color = facts.shots[0].things[0].color
-            error = oracle.track(video, color) - oracle.track(clip, color)
-            error = np.linalg.norm(error[ends : frames - ends], axis=1)
-            kept = all((video[a:b] == clip[a:b]).all() for a, b in keep)
-            missing = np.where(np.isnan(error), 0.5 * clip.shape[2], error)
-            return {
-                "centroid error / width": float(missing.mean() / clip.shape[2]),
-                "kept frames as given": float(kept),
-                **_same_thing(facts, video, pipe.config.fps),
-            }
-
-        yield Trial(verbs.infill(clip, prompt, keep=keep), facts, judge, prompt)
-        index += 1
-
-
-def _vae_psnr(pipe, count: int) -> float:
-    errors = []
-    for index in range(count):
-        clip, *_ = world.clip(
-            (SEED, 3, index),
-            frames=pipe.config.frames,
-            height=pipe.config.height,
-            width=pipe.config.width,
-            fps=pipe.config.fps,
-        )
-        video = clip[None] / np.float32(127.5) - 1
-        decoded = np.clip(np.asarray(pipe.decode(pipe.encode(video))), -1, 1)
-        errors.append(10 * np.log10(4 / np.mean((decoded - video) ** 2)))
-    return float(np.mean(errors))
-
-
-def rows(pipe) -> dict[str, Iterator[Trial]]:
-    """What a model is scored on: a name for each row and its endless trials."""
-    model = pipe.config
-    native = (model.width, model.height)
-    tall, wide = ((80, 128), (128, 80)) if model.height == 96 else ((96, 160), (160, 96))
-
-    def text(sample, split="train", size=native):
-        return _text_trials(pipe, sample, split, size)
-
-    def first_shot(facts: world.Facts) -> world.Shot:
-        return facts.shots[0]
-
-    return {
-        "one thing": text(_one_thing),
-        "held-out pairs": text(_one_thing, "held_out"),
-        "two things": text(_two_things),
-        "behind the wall": text(_of_kind(lambda f: first_shot(f).wall and f.style == "flat")),
-        "camera": text(_of_kind(lambda f: first_shot(f).camera != "static" and f.style == "flat")),
-        "two shots": text(_of_kind(lambda f: len(f.shots) == 2 and f.style == "flat")),
-        "styles": text(_of_kind(lambda f: f.style != "flat" and len(f.shots) == 1)),
-        f"one thing, {tall[0]}x{tall[1]}": text(_one_thing, size=tall),
-        f"one thing, {wide[0]}x{wide[1]}": text(_one_thing, size=wide),
-        "animate": _animate_trials(pipe),
-        "extend after": _extend_trials(pipe, before=False),
-        "extend before": _extend_trials(pipe, before=True),
-        "infill the middle": _infill_trials(pipe),
-    }
-
-
-class Results:
-    """A file with a line for every scored trial, so that an evaluation goes on where it stopped."""
-
-    def __init__(self, path: pathlib.Path, model: str):
-        self.path = path
-        self.trials: dict[tuple[str, int], dict[str, float]] = {}
-        if not path.exists():
-            path.write_text(json.dumps({"model": model}) + "\n")
-        try:
-            header, *lines = path.read_text().splitlines()
-            found = json.loads(header)["model"]
-            for line in lines:
-                row, index, scores = json.loads(line)
-                self.trials[row, index] = scores
-        except (ValueError, KeyError, TypeError):
-            raise ResultsError(f"{path} holds no scores: remove it or name another file.") from None
-        if found != model:
-            raise ResultsError(
-                f"{path} holds the scores of another model ({found}, not {model}): remove it or "
-                "name another file."
-            )
-
-    def add(self, row: str, index: int, scores: dict[str, float]) -> None:
-        self.trials[row, index] = scores
-        with self.path.open("a") as file:
-            file.write(json.dumps([row, index, scores]) + "\n")
-
-    def means(self, row: str, count: int) -> dict[str, float]:
-        scores = collections.defaultdict(list)
-        for index in range(count):
-            for key, value in self.trials[row, index].items():
-                scores[key].append(value)
-        return {key: float(np.mean(values)) for key, values in scores.items()}
-
-
-def score(pipe, count: int, only: list[str], results: Results, console: Console):
-    """Mean scores by row, and a few clips of each row with their labels."""
-    available = rows(pipe)
-    names = [*available, "vae"]
-    for name in only:
+def plan(pipe, options, console: Console) -> list[Task]:
+    """The rows that were asked for and that the model can make; says which it cannot."""
+    frames = options.frames
+    if options.start and frames is None:
+        frames = pipe.config.frames
+    rows = trials.rows(pipe.config, frames)
+    names = [*(row.name for row in rows), "vae"]
+    for name in options.only:
         if name not in names:
             known = ", ".join(map(repr, names))
             raise ResultsError(f"There is no row {name!r}: choose from {known}.")
-    means, sheet = {}, []
-    for name, trials in available.items():
-        if only and name not in only:
+    only = options.only or (["one thing"] if options.start else names)
+    tasks = []
+    for row in rows:
+        if row.name not in only:
             continue
-        for index in progress_bar(
-            range(count), f"{name:22}", console=console, disable=not console.is_terminal
-        ):
-            trial = next(trials)
-            if index >= SHOWN and (name, index) in results.trials:
-                continue
-            video = pipe(trial.timeline, seed=SEED + index)
-            judged = trial.judge(video)
-            if (name, index) not in results.trials:
-                results.add(name, index, judged)
-            if index < SHOWN:
-                wrong = [key for key, value in judged.items() if value == 0 and key != "all four"]
+        try:
+            pipe.check(row.trial(0).timeline)
+        except RequestError as error:
+            console.print(f"{row.name} is left out. {error}", highlight=False)
+            continue
+        count = max(1, round(options.count * row.share))
+        tasks += [Task(row, count, start) for start in options.start or [None]]
+    return tasks
+
+
+def _batches(tasks: list[Task], results: Results, size: int) -> Iterator[tuple[Task, list[Trial]]]:
+    """What is still to be made, a batch of each row in turn."""
+    queues = []
+    for task in tasks:
+        every = (task.row.trial(index) for index in range(task.count))
+        missing = [trial for trial in every if results.clip(task.name, trial) is None]
+        parts = math.ceil(len(missing) / size)
+        each = math.ceil(len(missing) / max(parts, 1))  # batches of one size compile once
+        queues.append((task, [missing[i * each : (i + 1) * each] for i in range(parts)]))
+    for turn in range(max((len(parts) for _, parts in queues), default=0)):
+        for task, parts in queues:
+            if turn < len(parts):
+                yield task, parts[turn]
+
+
+def make(pipe, tasks: list[Task], results: Results, options, console: Console) -> None:
+    """Samples what is missing, until the time is up."""
+    began, longest = time.monotonic(), 0.0
+    batches = list(_batches(tasks, results, options.batch))
+    steps = pipe.config.sampler.steps
+    bar = _bar(console)
+
+    def advance(done: float, count: int, step: int) -> None:
+        bar.update(shown, completed=done + 0.95 * count * min(step / steps, 1))
+
+    with bar:
+        shown = bar.add_task("", total=sum(len(batch) for _, batch in batches))
+        for task, batch in batches:
+            before = time.monotonic()
+            if options.minutes and before - began + longest > 60 * options.minutes:
+                return
+            done = bar.tasks[0].completed
+            bar.update(shown, description=f"{task.name:20}")
+            padded = [*batch, *batch[-1:] * (_size(batches, task) - len(batch))]
+            start = None
+            if task.start is not None:
+                start = (np.stack([trial.truth for trial in padded]), task.start)
+            videos = pipe.sample_batch(
+                [trial.timeline for trial in padded],
+                [trial.seed for trial in padded],
+                start=start,
+                on_step=functools.partial(advance, done, len(batch)),
+            )
+            for trial, video in zip(batch, videos, strict=False):
+                results.add_clip(task.name, trial, video)
+            bar.update(shown, completed=done + len(batch))
+            longest = max(longest, time.monotonic() - before)
+
+
+def _size(batches, task: Task) -> int:
+    return max(len(batch) for other, batch in batches if other is task)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _round_trip(pipe, video: np.ndarray) -> np.ndarray:
+    decoded = np.asarray(pipe.decode(pipe.encode(video[None] / np.float32(127.5) - 1)))[0]
+    return np.clip((decoded + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.ndarray | None:
+    if kind == "model":
+        return results.clip(task.name, trial)
+    if kind == "still picture":
+        return trial.frozen()
+    video = _round_trip(pipe, trial.truth)
+    video[trial.given] = trial.truth[trial.given]
+    return video
+
+
+def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:
+    """Mean scores of the answers by row: of the model, of round trips and of still pictures."""
+    rows = {}
+    with _bar(console) as bar:
+        shown = bar.add_task("judging", total=len(tasks))
+        for task in tasks:
+            scores: dict[str, list[dict[str, float]]] = {}
+            for kind in ("model", "round trip", "still picture"):
+                count = task.count if kind == "model" else min(task.count, CEILINGS)
+                if kind != "model" and (task.start is not None or len(task.row.trial(0).given) < 2):
+                    continue
+                for index in range(count):
+                    found = results.scores(task.name, kind, index)
+                    if found is None:
+                        trial = task.row.trial(index)
+                        video = _answer(pipe, task, trial, kind, results)
+                        if video is None:
+                            continue
+                        found = judge(trial, video, pipe.config.fps)
+                        results.add_scores(task.name, kind, index, found)
+                    scores.setdefault(kind, []).append(found)
+            rows[task.name] = {
+                "generations": len(scores.get("model", [])),
+                **{kind: _means(every) for kind, every in scores.items()},
+            }
+            bar.advance(shown)
+    return rows
+
+
+def _means(scores: list[dict[str, float]]) -> dict[str, float]:
+    keys = dict.fromkeys(key for each in scores for key in each)
+    return {key: float(np.mean([each[key] for each in scores if key in each])) for key in keys}
+
+
+def vae_psnr(pipe, count: int) -> float:
+    """Mean PSNR in dB of clips of the whole world after a round trip."""
+    errors = []
+    for index in range(count):
+        clip = trials.vae_clip(pipe.config, index)
+        error = _round_trip(pipe, clip).astype(np.float64) - clip
+        errors.append(10 * np.log10(255**2 / np.mean(error**2)))
+    return float(np.mean(errors))
+
+
+def sheet(tasks: list[Task], results: Results) -> list[tuple[np.ndarray, str]]:
+    """A few clips of each row, and under each what was asked and what is wrong."""
+    found = []
+    for task in tasks:
+        for index in range(min(task.count, SHOWN)):
+            trial = task.row.trial(index)
+            video, scores = (
+                results.clip(task.name, trial),
+                results.scores(task.name, "model", index),
+            )
+            if video is not None and scores is not None:
+                wrong = [k for k, value in scores.items() if value == 0 and k[:4] != "all "]
+                wrong = [key for key in wrong if key != "off course"]
                 missed = f" [not: {', '.join(wrong)}]" if wrong else ""
-                sheet.append((video, f"{name}: {trial.label}{missed}"))
-        means[name] = results.means(name, count)
-    if not only or "vae" in only:
-        means["vae"] = {"psnr": _vae_psnr(pipe, min(count, 64))}
-    return means, sheet
+                found.append((video, f"{task.name}: {trial.timeline.prompt}{missed}"))
+    return found
 
 
-def _table(means: dict[str, dict[str, float]], count: int) -> Table:
-    table = Table("row", "scores", title=f"{count} generations per row")
-    for name, scores in means.items():
-        shown = [
-            f"{key} {value:.1f} dB" if key == "psnr" else f"{key} {100 * value:.1f}%"
-            for key, value in scores.items()
-        ]
-        table.add_row(name, "   ".join(shown))
+def _table(report: dict) -> Table:
+    title = f"{report['model']}, weights {report['weights']}, judged by {report['judge']}"
+    table = Table("row", "n", "all facts", "round trip", "still picture", "scores", title=title)
+    for name, row in report["rows"].items():
+        answers = [row.get(kind, {}) for kind in ("model", "round trip", "still picture")]
+        totals = [f"{100 * a['all facts']:.0f}%" if a else "" for a in answers]
+        rest = [f"{key} {100 * v:.0f}%" for key, v in answers[0].items() if key != "all facts"]
+        table.add_row(name, str(row["generations"]), *totals, ", ".join(rest))
+    if "vae" in report:
+        table.add_row(
+            "vae", str(report["vae"]["clips"]), "", "", "", f"{report['vae']['psnr']:.1f} dB"
+        )
     return table
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: at least 1")
+    return number
+
+
+def _time(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no time: above 0 (data) and up to 1 (noise)")
+    return number
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vjax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default="default", help="a shipped model or a bundle")
+    add(
+        "--count",
+        type=_positive,
+        default=200,
+        help="generations of one thing and of held-out pairs; other rows take a quarter (200)",
+    )
+    add("--only", nargs="*", default=[], metavar="ROW", help="the names of rows; default: all")
+    add(
+        "--frames",
+        type=_positive,
+        help="length of the clips, for the rows of words alone; 1 scores pictures",
+    )
+    add(
+        "--from",
+        dest="start",
+        nargs="+",
+        type=_time,
+        default=[],
+        metavar="T",
+        help="start sampling from true clips noised to these times: tells at which noise level a "
+        "model fails. For one thing, where --only names no other row of words",
+    )
+    add("--batch", type=_positive, default=8, help="clips that are sampled at once (8)")
+    add("--minutes", type=float, help="stop sampling then, and score what is there")
+    add("--out", default="evaluation", help="where clips, scores and sheet are kept (evaluation)")
+    add("--json", action="store_true", help="print the scores as JSON")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m vjax.evaluate", description=__doc__)
-    parser.add_argument("--model", default="default", help="a shipped model or a bundle")
-    parser.add_argument("--count", type=int, default=200, help="generations per row (200)")
-    parser.add_argument("--only", nargs="*", default=[], help="the names of rows; default: all")
-    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
-    parser.add_argument(
-        "--results", default="evaluate.jsonl", help="keeps every score; goes on where it stopped"
-    )
-    parser.add_argument("--sheet", default="evaluate.png", help="where the contact sheet goes")
-    options = parser.parse_args(arguments)
-    console = Console(stderr=True)
+    options = parser().parse_args(arguments)
+    console, out = Console(stderr=True), pathlib.Path(options.out)
     try:
-        media.check_writable(options.sheet)
         runtime.set_up()
         pipe = pipeline.load(options.model)
-        name = f"{pipe.config.name}, {pipe.config.origin}"
-        results = Results(pathlib.Path(options.results), name)
-        means, sheet = score(pipe, options.count, options.only, results, console)
-        if sheet:
-            clips, labels = zip(*sheet, strict=True)
-            image = media.contact_sheet(clips, labels=labels)
-            media.write(options.sheet, image[None], None)
-    except (weights.BundleError, media.MediaError, ResultsError, OSError) as error:
+        results = Results(out, weights.fingerprint(options.model), pipe.config.sampler)
+        tasks = plan(pipe, options, console)
+        make(pipe, tasks, results, options, console)
+        report = {
+            "model": pipe.config.name,
+            "origin": pipe.config.origin,
+            **results.key,
+            "rows": score(pipe, tasks, results, console),
+        }
+        if (not options.only and not options.start) or "vae" in options.only:
+            count = min(max(1, options.count // 4), 64)
+            report["vae"] = {"clips": count, "psnr": vae_psnr(pipe, count)}
+        (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        shown = sheet(tasks, results)
+        if shown:
+            _write_sheet(out / "sheet.png", shown)
+    except (weights.BundleError, ResultsError, OSError) as error:
         print(f"vjax.evaluate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            f"vjax.evaluate: interrupted; the same command goes on from {options.results}.",
+            f"vjax.evaluate: interrupted; the same command goes on from what is in {out}.",
             file=sys.stderr,
         )
         return 130
     if options.json:
-        print(json.dumps({"model": options.model, "count": options.count, "scores": means}))
+        print(json.dumps(report))
     else:
-        Console().print(_table(means, options.count))
-    print(f"contact sheet: {pathlib.Path(options.sheet)}", file=sys.stderr)
+        Console().print(_table(report))
+    print(
+        f"kept in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", file=sys.stderr
+    )
     return 0
+
+
+def _write_sheet(path: pathlib.Path, shown: list[tuple[np.ndarray, str]]) -> None:
+    from PIL import Image
+
+    from vjax import video as media
+
+    clips, labels = zip(*shown, strict=True)
+    Image.fromarray(media.contact_sheet(clips, labels=labels)).save(path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from rich.console import Console
 
 from vjax import conditioning, flow, models, progress, sampler, solvers, weights
 from vjax import timeline as timelines
@@ -170,7 +171,7 @@ class Pipeline:
         start: tuple[UInt8[np.ndarray, "B T H W 3"], float] | None = None,
         on_step: Callable[[int], bool | None] | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
-        """The videos of several timelines at once; each is made from its own seed and prompts.
+        """Videos of several timelines at once, each from its own seed and prompts; draws no bar.
 
         Args:
             requests: of one size and length, with the same frames known.
@@ -219,10 +220,22 @@ class Pipeline:
             defaults.guidance if guidance is None else guidance,
             source=source,
             on_step=on_step,
+            quiet=True,
         )
 
     def _make(
-        self, canvases, texts, seeds, times, method, guidance, *, source=None, noise=None, on_step
+        self,
+        canvases,
+        texts,
+        seeds,
+        times,
+        method,
+        guidance,
+        *,
+        source=None,
+        noise=None,
+        on_step,
+        quiet=False,
     ) -> np.ndarray:
         """The frames [B T H W 3] of canvases that know the same frames, window by window."""
         made = 0
@@ -243,7 +256,7 @@ class Pipeline:
                 initial = jnp.stack([_noise(seed, made, shape) for seed in seeds])
             else:
                 initial = jnp.asarray(noise, jnp.float32)
-            latents = self._sample(condition, initial, times, method, guidance, on_step)
+            latents = self._sample(condition, initial, times, method, guidance, on_step, quiet)
             decoded = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
             canvases = [
                 timelines.paste(canvas, start, video)
@@ -253,7 +266,7 @@ class Pipeline:
             window = timelines.next_window(canvases[0], self.config)
         return np.stack([canvas.pixels for canvas in canvases])
 
-    def _sample(self, condition, noise, times, method, guidance, on_step) -> Array:
+    def _sample(self, condition, noise, times, method, guidance, on_step, quiet) -> Array:
         state = _start(condition, noise, times[0], method)
 
         def advance(state, begin, end):
@@ -270,7 +283,8 @@ class Pipeline:
                 guidance != 1,
             )
 
-        state = progress.run(advance, state, times.size - 1, on_step=on_step)
+        console = Console(quiet=True) if quiet else None
+        state = progress.run(advance, state, times.size - 1, on_step=on_step, console=console)
         return sampler.finish(condition, state)
 
     def canvas(self, timeline: Timeline) -> Canvas:

@@ -24,6 +24,7 @@ from vjax.world.facts import (
     RELATIONS,
     SHAPES,
     STYLES,
+    WALL_SECONDS,
     Facts,
     Shot,
     Thing,
@@ -44,6 +45,7 @@ __all__ = [
     "RELATIONS",
     "SHAPES",
     "STYLES",
+    "WALL_SECONDS",
     "Facts",
     "Shot",
     "Thing",
@@ -58,6 +60,8 @@ __all__ = [
     "vocabulary",
 ]
 
+_FACTS, _DRAWING = 1, 2
+
 
 def clip(
     seed: int | Sequence[int],
@@ -70,9 +74,12 @@ def clip(
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], Facts, str, str]:
     """The clip that this seed stands for: frames, facts, a short and a long caption."""
     parts = (seed,) if isinstance(seed, int) else tuple(seed)
-    rng = np.random.default_rng((*parts, 0))
+    # What a stream is for comes first, then how long the seed is: numpy pads tuples with zeros.
+    rng = np.random.default_rng((_FACTS, len(parts), *parts))
     facts = sample_facts(rng, (frames - 1) / fps, split)
     moving = frames > 1
-    video = render(facts, (*parts, 1), frames=frames, height=height, width=width, fps=fps)
+    video = render(
+        facts, (_DRAWING, len(parts), *parts), frames=frames, height=height, width=width, fps=fps
+    )
     short = caption(facts, rng, long=False, moving=moving)
     return video, facts, short, caption(facts, rng, long=True, moving=moving)

@@ -11,8 +11,21 @@ scaled by its radius of gyration, with templates drawn by the world's own distan
 is the curve of the world (rest, slide, parabola, orbit) that fits the track best.
 """
 
+import hashlib
+import pathlib
+
 from vjax.world.oracle.agreement import agree
 from vjax.world.oracle.background import UNKNOWN
 from vjax.world.oracle.reading import Reading, ShotReading, ThingReading, read, track
 
-__all__ = ["UNKNOWN", "Reading", "ShotReading", "ThingReading", "agree", "read", "track"]
+__all__ = ["UNKNOWN", "Reading", "ShotReading", "ThingReading", "agree", "read", "track", "version"]
+
+
+def version() -> str:
+    """Changes with every source that the oracle reads by: what two versions say may differ."""
+    here = pathlib.Path(__file__).parent
+    sources = [*here.glob("*.py"), here.parent / "facts.py", here.parent / "shapes.py"]
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""What `vjax.evaluate` asks of a model, how it judges the answers, and where it keeps them."""
