@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import conditioning, verbs
+import vjax
+from vjax import conditioning
 from vjax import timeline as timelines
 from vjax.pipeline import Pipeline
 from vjax.timeline import Timeline
@@ -31,7 +32,7 @@ def condition(timeline: Timeline):
 
 
 def test_nothing_known():
-    found = condition(verbs.text("a"))
+    found = condition(vjax.text("a"))
     assert found.source.shape == (1, 3, 4, 4, 4)
     assert not found.source.any()
     assert not found.strength.any()
@@ -41,7 +42,7 @@ def test_nothing_known():
 
 def test_a_prefix_is_encoded_in_place_exactly():
     video = tiny.clip(9)
-    found = condition(verbs.extend(video[:5], "a", seconds=0.5))
+    found = condition(vjax.extend(video[:5], "a", seconds=0.5))
     np.testing.assert_allclose(found.source[0, :2], encode(video)[:2], atol=1e-5)
     assert found.strength[0, :, 0, 0, 0].tolist() == [1, 1, 0]
     assert not found.source[0, 2:].any()
@@ -50,7 +51,7 @@ def test_a_prefix_is_encoded_in_place_exactly():
 
 def test_frames_of_a_prefix_beyond_whole_latents_become_anchors():
     video = tiny.clip(7)
-    found = condition(verbs.extend(video, "a", seconds=0.25))
+    found = condition(vjax.extend(video, "a", seconds=0.25))
     assert found.strength[0, :, 0, 0, 0].tolist() == [1, 1, 0]
     # Frames 5 and 6 fill no latent: each is an anchor of its own.
     np.testing.assert_array_equal(found.anchor_positions, [[5 / 4, 6 / 4]])
@@ -60,7 +61,7 @@ def test_frames_of_a_prefix_beyond_whole_latents_become_anchors():
 
 def test_later_ranges_become_anchors():
     video = tiny.clip(17)
-    found = condition(verbs.infill(video, "a", keep=[(0, 1), (6, 11), (14, 17)]))
+    found = condition(vjax.infill(video, "a", keep=[(0, 1), (6, 11), (14, 17)]))
     assert found.strength[0, :, 0, 0, 0].tolist() == [1, 0, 0, 0, 0]
     np.testing.assert_array_equal(found.anchor_positions * 4, [[6, 10, 14, 16]])
     np.testing.assert_allclose(found.anchors[0, :2], encode(video[6:11]), atol=1e-5)
@@ -70,7 +71,7 @@ def test_later_ranges_become_anchors():
 
 def test_what_follows_is_known_at_its_own_time():
     video = tiny.clip(5)
-    found = condition(verbs.extend(video, "a", seconds=0.5, before=True))
+    found = condition(vjax.extend(video, "a", seconds=0.5, before=True))
     assert not found.strength.any()
     np.testing.assert_array_equal(found.anchor_positions * 4, [[4, 8]])
     np.testing.assert_allclose(found.anchors[0], encode(video), atol=1e-5)
@@ -79,7 +80,7 @@ def test_what_follows_is_known_at_its_own_time():
 @pytest.mark.parametrize("fps", [4, 16])
 def test_positions_are_in_the_models_own_frames(fps):
     keep = [(0, 1), (8, 9)]
-    found = condition(verbs.infill(tiny.clip(9), "a", keep=keep, fps_in=fps, fps=fps))
+    found = condition(vjax.infill(tiny.clip(9), "a", keep=keep, fps_in=fps, fps=fps))
     stretch = 8 / fps
     np.testing.assert_allclose(found.positions, [[0, stretch, 2 * stretch]])
     np.testing.assert_allclose(found.anchor_positions, [[2 * stretch]])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+import vjax
 from vjax import timeline as timelines
-from vjax import verbs
 from vjax.config import DiTConfig, ModelConfig, VAEConfig
 from vjax.timeline import RequestError, Timeline
 
@@ -28,14 +28,14 @@ def clip(frames: int, height: int = 96, width: int = 96) -> np.ndarray:
 
 
 def test_text_takes_the_native_shape():
-    canvas = timelines.on_canvas(verbs.text("a circle"), MODEL)
+    canvas = timelines.on_canvas(vjax.text("a circle"), MODEL)
     assert canvas.pixels.shape == (33, 96, 96, 3)
     assert not canvas.known.any()
 
 
 def test_extend_keeps_the_given_frames_and_adds_the_seconds():
-    after = timelines.on_canvas(verbs.extend(clip(33), "a", seconds=2), MODEL)
-    before = timelines.on_canvas(verbs.extend(clip(33), "a", seconds=2, before=True), MODEL)
+    after = timelines.on_canvas(vjax.extend(clip(33), "a", seconds=2), MODEL)
+    before = timelines.on_canvas(vjax.extend(clip(33), "a", seconds=2, before=True), MODEL)
     assert len(after.pixels) == len(before.pixels) == 65
     np.testing.assert_array_equal(after.pixels[:33], clip(33))
     np.testing.assert_array_equal(before.pixels[32:], clip(33))
@@ -44,13 +44,13 @@ def test_extend_keeps_the_given_frames_and_adds_the_seconds():
 
 
 def test_infill_forgets_what_is_not_kept():
-    canvas = timelines.on_canvas(verbs.infill(clip(33), "a", keep=[(0, 5), (-5, 33)]), MODEL)
+    canvas = timelines.on_canvas(vjax.infill(clip(33), "a", keep=[(0, 5), (-5, 33)]), MODEL)
     assert canvas.known.sum() == 10
     assert not canvas.pixels[5:28].any()
 
 
 def test_other_frame_rates_are_resampled_in_time():
-    canvas = timelines.on_canvas(verbs.extend(clip(60), "a", seconds=1, fps_in=30), MODEL)
+    canvas = timelines.on_canvas(vjax.extend(clip(60), "a", seconds=1, fps_in=30), MODEL)
     assert canvas.known.sum() == 32
     assert len(canvas.pixels) == 48
     np.testing.assert_allclose(canvas.pixels[:32, 0, 0, 0], np.arange(32) * 30 / 16, atol=0.6)
@@ -62,7 +62,7 @@ def test_other_frame_rates_are_resampled_in_time():
     [(480, 480, (96, 96)), (160, 96, (80, 128)), (96, 160, (128, 80)), (270, 480, (144, 80))],
 )
 def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
-    canvas = timelines.on_canvas(verbs.animate(clip(1, height, width)[0], "a"), MODEL)
+    canvas = timelines.on_canvas(vjax.animate(clip(1, height, width)[0], "a"), MODEL)
     assert canvas.pixels.shape[1:3] == size[::-1]
     assert len(canvas.pixels) == 33
     assert len(canvas.notes) == 1
@@ -71,17 +71,17 @@ def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
 @pytest.mark.parametrize(
     ("timeline", "message"),
     [
-        (verbs.text("  "), "prompt is empty"),
-        (verbs.text("a", size=(100, 96)), "nearest is 96x96"),
-        (verbs.text("a", size=(960, 16)), "nearest is 160x64"),
-        (verbs.text("a", frames=32), "29 or 33"),
-        (verbs.text("a", frames=1000), "nearest: 65"),
-        (verbs.text("a", frames=0), "nearest: 1"),
-        (verbs.text("a", seconds=-1.0), "positive"),
-        (verbs.text("a", seconds=1.0, frames=17), "not both"),
-        (verbs.text("a", fps=1000.0), "1 to 120"),
-        (verbs.text("a", fps=0.0), "1 to 120"),
-        (verbs.extend(clip(9), "a", seconds=1e9), "At most 600 seconds"),
+        (vjax.text("  "), "prompt is empty"),
+        (vjax.text("a", size=(100, 96)), "nearest is 96x96"),
+        (vjax.text("a", size=(960, 16)), "nearest is 160x64"),
+        (vjax.text("a", frames=32), "29 or 33"),
+        (vjax.text("a", frames=1000), "nearest: 65"),
+        (vjax.text("a", frames=0), "nearest: 1"),
+        (vjax.text("a", seconds=-1.0), "positive"),
+        (vjax.text("a", seconds=1.0, frames=17), "not both"),
+        (vjax.text("a", fps=1000.0), "1 to 120"),
+        (vjax.text("a", fps=0.0), "1 to 120"),
+        (vjax.extend(clip(9), "a", seconds=1e9), "At most 600 seconds"),
     ],
 )
 def test_what_the_model_cannot_make_is_refused_with_the_nearest(timeline, message):
@@ -100,14 +100,14 @@ def test_what_the_model_cannot_make_is_refused_with_the_nearest(timeline, messag
 )
 def test_bad_ranges_are_refused(keep, message):
     with pytest.raises(RequestError, match=message):
-        verbs.infill(clip(33), "a", keep=keep)
+        vjax.infill(clip(33), "a", keep=keep)
 
 
 def test_bad_arrays_and_lengths_are_refused():
     with pytest.raises(RequestError, match="uint8"):
-        verbs.animate(np.zeros((0, 96, 96, 3), np.uint8), "a")
+        vjax.animate(np.zeros((0, 96, 96, 3), np.uint8), "a")
     with pytest.raises(RequestError, match="positive"):
-        verbs.extend(clip(9), "a", seconds=0)
+        vjax.extend(clip(9), "a", seconds=0)
 
 
 def fill(timeline: Timeline) -> list[tuple[int, int]]:
@@ -129,17 +129,17 @@ def fill(timeline: Timeline) -> list[tuple[int, int]]:
 
 
 def test_short_requests_are_one_window():
-    assert fill(verbs.text("a")) == [(0, 33)]
-    assert fill(verbs.extend(clip(33), "a", seconds=2)) == [(0, 65)]
-    assert fill(verbs.extend(clip(20), "a", seconds=1)) == [(0, 37)]
+    assert fill(vjax.text("a")) == [(0, 33)]
+    assert fill(vjax.extend(clip(33), "a", seconds=2)) == [(0, 65)]
+    assert fill(vjax.extend(clip(20), "a", seconds=1)) == [(0, 37)]
 
 
 def test_long_requests_are_made_window_by_window():
-    after = fill(verbs.extend(clip(100), "a", seconds=8))
-    before = fill(verbs.extend(clip(100), "a", seconds=8, before=True))
+    after = fill(vjax.extend(clip(100), "a", seconds=8))
+    before = fill(vjax.extend(clip(100), "a", seconds=8, before=True))
     assert len(after) > 2
     assert after[0][0] == 84  # 16 frames of context
     assert len(before) > 2
     assert before[0][1] == 144
-    middle = fill(verbs.infill(clip(200), "a", keep=[(0, 90), (100, 200)]))
+    middle = fill(vjax.infill(clip(200), "a", keep=[(0, 90), (100, 200)]))
     assert middle == [(74, 119)]

@@ -5,24 +5,45 @@
     video = pipe(vjax.text("a red circle moves right"), seed=0)     # uint8 [T H W 3]
 
 A verb (`text`, `animate`, `extend`, `infill`) says what is known as a `Timeline`, and a loaded
-pipeline makes the rest.
+pipeline makes the rest. Nothing is imported before it is used.
 """
 
-from vjax.pipeline import Pipeline, load
-from vjax.timeline import RequestError, Timeline
-from vjax.verbs import animate, extend, infill, text
-from vjax.video import MediaError
-from vjax.weights import BundleError
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BundleError",
-    "MediaError",
-    "Pipeline",
-    "RequestError",
-    "Timeline",
-    "animate",
-    "extend",
-    "infill",
-    "load",
-    "text",
-]
+from vjax.verbs import VERBS, function
+
+if TYPE_CHECKING:  # for editors
+    from vjax.pipeline import Pipeline as Pipeline
+    from vjax.pipeline import load as load
+    from vjax.timeline import RequestError as RequestError
+    from vjax.timeline import Timeline as Timeline
+    from vjax.verbs.animate import animate as animate
+    from vjax.verbs.extend import extend as extend
+    from vjax.verbs.infill import infill as infill
+    from vjax.verbs.text import text as text
+    from vjax.video import MediaError as MediaError
+    from vjax.weights import BundleError as BundleError
+
+_HOME = {
+    "BundleError": "weights",
+    "MediaError": "video",
+    "Pipeline": "pipeline",
+    "RequestError": "timeline",
+    "Timeline": "timeline",
+    "load": "pipeline",
+}
+
+__all__ = [*_HOME, *VERBS]
+
+
+def __getattr__(name: str):
+    if name in VERBS:
+        return function(name)
+    if name in _HOME:
+        return getattr(importlib.import_module(f"vjax.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'vjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -90,10 +90,10 @@ def sample(model: str) -> dict[str, float]:
     import os
     import tempfile
 
-    from vjax import pipeline, verbs
+    import vjax
 
-    pipe = pipeline.load(model)
-    result = {"sample_seconds_warm": seconds(lambda: pipe(verbs.text(PROMPT)), 3)}
+    pipe = vjax.load(model)
+    result = {"sample_seconds_warm": seconds(lambda: pipe(vjax.text(PROMPT)), 3)}
     with tempfile.TemporaryDirectory() as directory:
         out = pathlib.Path(directory) / "video.mp4"
         command = [sys.executable, "-m", "vjax.sample", "--prompt", PROMPT, "--model", model]

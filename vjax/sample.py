@@ -166,30 +166,15 @@ def _timeline(settings: dict[str, Any]):
     from vjax import verbs
 
     verb = settings["verb"]
-    options: dict[str, Any] = {
-        name: settings[name]
-        for name in ("negative", "frames", "seconds", "fps")
-        if name in settings
-    }
-    if "size" in settings:
-        options["size"] = tuple(settings["size"])
-    if verb == "text":
-        return verbs.text(settings["prompt"], **options)
-    if verb == "animate":
-        return verbs.animate(settings["input"], settings["prompt"], **options)
-    if verb == "extend":
-        if "frames" in options:
-            raise UsageError("extend takes --seconds, the length of what is added, not --frames.")
-        return verbs.extend(
-            settings["input"],
-            settings["prompt"],
-            before=settings.get("before", False),
-            **{"seconds": 2.0, **options},
-        )
-    if "frames" in options or "seconds" in options:
+    if verb == "extend" and "frames" in settings:
+        raise UsageError("extend takes --seconds, the length of what is added, not --frames.")
+    if verb == "infill" and ("frames" in settings or "seconds" in settings):
         raise UsageError("infill keeps the length of the video: leave out --frames and --seconds.")
-    keep = [tuple(each) for each in settings.get("keep", ())]
-    return verbs.infill(settings["input"], settings["prompt"], keep=keep, **options)
+    kind = verbs.request_type(verb)
+    values = {name: settings[name] for name in verbs.options(kind) if name in settings}
+    if "input" in settings:
+        values["image" if verb == "animate" else "video"] = settings["input"]
+    return kind.read(values).timeline()
 
 
 def _output(settings: dict[str, Any], frames: int) -> pathlib.Path:

@@ -7,11 +7,11 @@ that the model will make, with each pixel's strength beside it.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vjax import video as media
 from vjax.config import ModelConfig
 
 LONGEST_SECONDS = 600  # that one request may add; its frames are kept in memory
@@ -19,6 +19,53 @@ LONGEST_SECONDS = 600  # that one request may add; its frames are kept in memory
 
 class RequestError(ValueError):
     """A request that cannot be served; the message says what would work."""
+
+
+def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames from any array of pictures: [T H W 3] or [H W 3], 0 to 255 or floats from 0 to 1.
+
+    Raises:
+        RequestError: it holds something else.
+    """
+    frames = np.asarray(array)
+    if frames.ndim == 3:
+        frames = frames[None]
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise RequestError(
+            "Frames are an array [T H W 3] with at least one frame, or one picture [H W 3]; got "
+            f"{frames.dtype} {list(np.shape(array))}."
+        )
+    if np.issubdtype(frames.dtype, np.floating):
+        low, high = float(frames.min()), float(frames.max())
+        if not 0 <= low <= high <= 1:  # not true of NaN either
+            raise RequestError(
+                f"Frames of floats go from 0 to 1, but these go from {low:g} to {high:g}: scale "
+                "them, or give uint8."
+            )
+        frames = np.rint(frames.astype(np.float32) * 255)
+    elif np.issubdtype(frames.dtype, np.integer):
+        low, high = int(frames.min()), int(frames.max())
+        if not 0 <= low <= high <= 255:
+            raise RequestError(
+                f"Frames of whole numbers go from 0 to 255, but these go from {low} to {high}."
+            )
+    else:
+        raise RequestError(f"Frames are whole numbers or floats, not {frames.dtype}.")
+    return np.ascontiguousarray(frames, np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """Frames that a request starts from."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    fps: float | None = None  # None: the model's
+    sound: Any = None  # of the file that they come from
+    notes: tuple[str, ...] = ()  # on how it was read
+
+    def kept(self) -> Float[np.ndarray, "T 1 1 1"]:
+        """The strength with which all of them are kept."""
+        return np.ones((len(self.frames), 1, 1, 1), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +83,12 @@ class Timeline:
         after: seconds to generate after them.
         frames: length of the result; None: what is given and asked for, or the model's own length.
         seconds: the same, in seconds.
+        at_end: where the length leaves room, the given frames are the end of the result.
         size: width and height of the result; None: the size nearest to the given frames' shape, or
             the model's own.
         fps: frame rate of the result; None: the model's.
+        sound: that of the file which `pixels` come from, to stay under the frames that are kept.
+        notes: what the user should know of how the given frames were read.
     """
 
     prompt: str
@@ -50,8 +100,11 @@ class Timeline:
     after: float = 0.0
     frames: int | None = None
     seconds: float | None = None
+    at_end: bool = False
     size: tuple[int, int] | None = None
     fps: float | None = None
+    sound: Any = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,8 +212,10 @@ def _length(timeline: Timeline, model: ModelConfig, fps: float) -> int:
 
 
 def _place_given(timeline: Timeline, model: ModelConfig, fps: float) -> Canvas:
+    from vjax import video as media
+
     given, strength = timeline.pixels, timeline.strength
-    notes = []
+    notes = [*timeline.notes]
     count, height, width, _ = given.shape
     size = timeline.size or fitting_size(model, width, height)
     check_size(model, *size)
@@ -184,7 +239,8 @@ def _place_given(timeline: Timeline, model: ModelConfig, fps: float) -> Canvas:
         raise RequestError(f"At most {LONGEST_SECONDS} seconds can be added in one request.")
     before, after = round(timeline.before * fps), round(timeline.after * fps)
     if timeline.frames is not None or timeline.seconds is not None:
-        after = max(_length(timeline, model, fps) - before - len(given), 0)
+        room = max(_length(timeline, model, fps) - before - len(given), 0)
+        before, after = (room, 0) if timeline.at_end else (before, room)
     elif count == 1 and not before and not after:
         after = model.frames - 1
     pixels = np.pad(given, ((before, after), (0, 0), (0, 0), (0, 0)))

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from vjax import verbs, world
+import vjax
+from vjax import world
 from vjax.config import ModelConfig
 from vjax.timeline import Timeline
 
@@ -108,7 +109,7 @@ def _text_row(name, sample, model: ModelConfig, frames: int, size=None, share=0.
             width=width,
             fps=model.fps,
         )
-        timeline = verbs.text(prompt, size=(width, height), frames=frames)
+        timeline = vjax.text(prompt, size=(width, height), frames=frames)
         # Windows meet somewhere in the second half of what is longer than one.
         seams = (np.arange(frames - 1) >= frames // 2) & (frames > model.frames)
         return Trial(index, timeline, facts, np.zeros(frames, bool), seams, draw)
@@ -183,23 +184,23 @@ def rows(model: ModelConfig, frames: int | None = None) -> list[Row]:
             model,
             2 * length - 1,
         ),
-        _task_row("animate", at < 1, lambda clip, prompt: verbs.animate(clip[0], prompt), model),
+        _task_row("animate", at < 1, lambda clip, prompt: vjax.animate(clip[0], prompt), model),
         _task_row(
             "extend after",
             at < begin,
-            lambda clip, prompt: verbs.extend(clip[:begin], prompt, seconds=seconds),
+            lambda clip, prompt: vjax.extend(clip[:begin], prompt, seconds=seconds),
             model,
         ),
         _task_row(
             "extend before",
             at >= length - begin,
-            lambda clip, prompt: verbs.extend(clip[-begin:], prompt, seconds=seconds, before=True),
+            lambda clip, prompt: vjax.extend(clip[-begin:], prompt, seconds=seconds, before=True),
             model,
         ),
         _task_row(
             "infill the middle",
             (at < ends) | (at >= length - ends),
-            lambda clip, prompt: verbs.infill(
+            lambda clip, prompt: vjax.infill(
                 clip, prompt, keep=[(0, ends), (length - ends, length)]
             ),
             model,

@@ -90,8 +90,9 @@ def write(
             for clip, d in zip(clips[:6], decoded[:6], strict=True)
         ]
     else:
-        from vjax import pipeline, verbs
+        import vjax
+        from vjax import pipeline
 
         pipe = pipeline.Pipeline(loaded)
-        shown = [pipe(verbs.text(p), seed=i) for i, p in enumerate(config.sample_prompts)]
+        shown = [pipe(vjax.text(p), seed=i) for i, p in enumerate(config.sample_prompts)]
     media.write(directory / f"{step:07d}.mp4", np.concatenate(shown, axis=2), fps=model.fps)

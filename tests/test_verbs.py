@@ -1,0 +1,169 @@
+"""The verbs: requests that are checked once, stored as JSON and read back, and their timelines."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tiny
+
+import vjax
+from vjax import verbs
+from vjax.timeline import RequestError, Timeline
+
+VIDEO = {"video": "clip.mp4", "prompt": "a"}
+FULL = [
+    {"verb": "text", "prompt": "a red circle", "frames": 7, "size": [32, 16]},
+    {"verb": "animate", "image": "p.png", "prompt": "a", "seconds": 1.5, "negative": "b"},
+    {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
+    {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
+]
+
+
+# --- Storing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", FULL, ids=lambda values: values["verb"])
+def test_a_request_survives_json(values):
+    request = verbs.from_json(json.loads(json.dumps(values)))
+    assert verbs.to_json(request) == values
+    again = verbs.from_json(json.loads(json.dumps(verbs.to_json(request))))
+    assert dataclasses.asdict(again) == dataclasses.asdict(request)
+    hash(dataclasses.astuple(request))  # nothing in it can be changed
+
+
+def test_files_are_stored_under_names_and_found_again():
+    request = verbs.from_json({"verb": "infill", **VIDEO, "keep": [[0, 1]]})
+    stored = verbs.to_json(request, lambda file: {"name": str(file), "sha256": "0"})
+    assert stored["video"] == {"name": "clip.mp4", "sha256": "0"}
+    found = verbs.from_json(stored, lambda value: pathlib.Path("elsewhere") / value["name"])
+    assert found.video == pathlib.Path("elsewhere/clip.mp4")
+    with pytest.raises(RequestError, match="video must be a file"):
+        verbs.from_json(stored)
+    frames = dataclasses.replace(request, video=tiny.clip(5))
+    with pytest.raises(RequestError, match="frames in memory cannot be stored"):
+        verbs.to_json(frames)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"verb": "destroy", "prompt": "a"}, "no verb 'destroy': choose one of text, animate"),
+        ({"verb": "__init__", "prompt": "a"}, "no verb"),
+        ({"verb": ["text"], "prompt": "a"}, "no verb"),
+        ({"prompt": "a"}, "no verb 'None'"),
+        ([], "object with a verb"),
+        ({"verb": "text"}, "text needs prompt"),
+        ({"verb": "text", "prompt": None}, "text needs prompt"),
+        ({"verb": "text", "prompt": 3}, "prompt must be text, got 3"),
+        ({"verb": "text", "prompt": {"a": {}}}, "prompt must be text, got dict"),
+        ({"verb": "text", "prompt": "a", "promt": "b"}, "no 'promt': did you mean prompt"),
+        ({"verb": "infill", **VIDEO, "frames": 5}, "infill has no 'frames'"),
+        ({"verb": "text", "prompt": "a", "frames": "9"}, "frames must be a whole number, got '9'"),
+        ({"verb": "text", "prompt": "a", "frames": 2.5}, "frames must be a whole number"),
+        ({"verb": "text", "prompt": "a", "frames": True}, "frames must be a whole number"),
+        ({"verb": "text", "prompt": "a", "frames": 10**400}, "frames must be a whole number"),
+        ({"verb": "text", "prompt": "a", "seconds": float("inf")}, "seconds must be a number"),
+        ({"verb": "text", "prompt": "a", "fps": float("nan")}, "fps must be a number, got nan"),
+        ({"verb": "text", "prompt": "a", "size": [1, 2, 3]}, "whole number, a whole number"),
+        ({"verb": "text", "prompt": "a", "size": ["1", 2]}, "size must be a whole number"),
+        ({"verb": "animate", "image": "", "prompt": "a"}, "image must be a file"),
+        ({"verb": "animate", "image": None, "prompt": "a"}, "needs image: the picture"),
+        ({"verb": "extend", **VIDEO, "before": 1}, "before must be true or false, got 1"),
+        ({"verb": "extend", **VIDEO, "seconds": 0}, "positive"),
+        ({"verb": "extend", **VIDEO, "seconds": 1, "frames": 9}, "not both"),
+        ({"verb": "infill", **VIDEO, "keep": [[0, 1], [2]]}, "keep must be"),
+        ({"verb": "infill", **VIDEO, "keep": {"0": 1}}, "keep must be a list"),
+        ({"verb": "infill", **VIDEO, "keep": []}, "at least one range"),
+    ],
+)
+def test_values_of_any_other_kind_are_refused_in_one_line(values, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        verbs.from_json(values)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+# --- The command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_field_says_how_to_ask_for_it(verb):
+    kind = verbs.request_type(verb)
+    assert kind.verb == verb
+    assert kind.__doc__
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    found = verbs.options(kind)
+    assert list(found) == list(fields)
+    for name, option in found.items():
+        assert option.help
+        assert option.metavar or verbs.is_flag(kind, name)
+        # Python gives in place what the command line gives in place, and the prompt.
+        assert (not fields[name].kw_only) == (option.positional or name == "prompt")
+    assert verbs.repeats(kind, "keep") if verb == "infill" else True
+
+
+def test_words_of_the_command_line_are_parsed():
+    infill = verbs.options(verbs.request_type("infill"))
+    assert infill["keep"].parse("-4:-1") == (-4, -1)
+    assert infill["size"].parse("96X64") == (96, 64)
+    assert infill["fps"].parse("12.5") == 12.5
+    assert infill["prompt"].parse("a") == "a"
+    for name, word in (("keep", "some"), ("size", "big"), ("fps", "fast")):
+        with pytest.raises(ValueError, match=word):
+            infill[name].parse(word)
+
+
+# --- In Python -----------------------------------------------------------------------------------
+
+
+def test_functions_make_timelines_and_refuse_unknown_options():
+    for name in verbs.VERBS:
+        assert getattr(vjax, name) is verbs.function(name)
+        assert name in dir(vjax)
+    assert isinstance(vjax.text("a", frames=np.int64(5), fps=24), Timeline)
+    with pytest.raises(RequestError, match="infill has no 'frames'"):
+        vjax.infill(tiny.clip(9), "a", keep=[(0, 1)], frames=5)
+    with pytest.raises(RequestError, match="did you mean seconds"):
+        vjax.text("a", second=3)
+    with pytest.raises(AttributeError, match="no attribute 'remake'"):
+        vjax.remake  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tiny.clip(3),
+        tiny.clip(3) / 255,
+        (tiny.clip(3) / 255).astype(np.float32),
+        tiny.clip(3).astype(np.int64),
+        tiny.clip(3)[::-1, :, ::-1][::-1, :, ::-1],
+        np.asfortranarray(tiny.clip(3)),
+        np.broadcast_to(tiny.clip(3)[:, :, :, :], (3, 32, 32, 3)),
+    ],
+    ids=["uint8", "float64", "float32", "int64", "negative strides", "fortran", "read-only"],
+)
+def test_arrays_of_any_kind_are_the_same_frames(given):
+    timeline = vjax.extend(given, "a")
+    assert timeline.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(timeline.pixels, tiny.clip(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((0, 9, 9, 3), np.uint8), "at least one frame"),
+        (np.zeros((9, 9), np.uint8), r"\[9, 9\]"),
+        (np.zeros((2, 9, 9, 4), np.uint8), r"\[2, 9, 9, 4\]"),
+        (np.full((9, 9, 3), 1.5), "floats go from 0 to 1"),
+        (np.full((9, 9, 3), np.nan), "floats go from 0 to 1"),
+        (np.full((9, 9, 3), 256), "0 to 255"),
+        (np.full((9, 9, 3), -1), "0 to 255"),
+        (np.zeros((9, 9, 3), bool), "not bool"),
+        (np.zeros((9, 9, 3), complex), "not complex128"),
+    ],
+)
+def test_other_arrays_are_refused(given, message):
+    with pytest.raises(RequestError, match=message):
+        vjax.animate(given, "a")

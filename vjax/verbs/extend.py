@@ -1,0 +1,61 @@
+"""extend: more video after or before a video."""
+
+import dataclasses
+from typing import Annotated
+
+from vjax.timeline import RequestError, Timeline
+from vjax.verbs import media
+from vjax.verbs.request import Media, Option, Prompt, Request
+
+SECONDS = 2.0  # that are added unless the user says
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extend(Request):
+    """More video after or before a video."""
+
+    video: Annotated[Media, Option("the video to extend", "VIDEO", positional=True)]
+    prompt: Prompt
+    _: dataclasses.KW_ONLY
+    seconds: Annotated[float | None, Option(f"how much to add ({SECONDS:g})", "S")] = None
+    frames: Annotated[int | None, Option("length of the result, instead of --seconds", "N")] = None
+    before: Annotated[bool, Option("what came before")] = False
+    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+
+    def check(self) -> None:
+        if self.seconds is not None and self.frames is not None:
+            raise RequestError("Give either frames or seconds, not both.")
+        if self.seconds is not None and self.seconds <= 0:
+            raise RequestError(
+                f"Cannot extend by {self.seconds:g} seconds: it must be a positive number."
+            )
+
+    def timeline(self) -> Timeline:
+        given = media.read(self.video, self.fps_in)
+        seconds = SECONDS if self.seconds is None and self.frames is None else self.seconds or 0.0
+        return Timeline(
+            self.prompt,
+            self.negative,
+            pixels=given.frames,
+            strength=given.kept(),
+            pixels_fps=given.fps,
+            before=seconds if self.before else 0.0,
+            after=0.0 if self.before else seconds,
+            frames=self.frames,
+            at_end=self.before,
+            size=self.size,
+            fps=self.fps,
+            sound=given.sound,
+            notes=given.notes,
+        )
+
+
+def extend(video: Media, prompt: str, **options) -> Timeline:
+    """The given frames and new ones after them, or before them.
+
+    Args:
+        options: `seconds` to add (2) or `frames`, the length of the result; `before`: whether to
+            make what came before; `fps_in`, the frame rate of an array (the model's); `negative`,
+            `size` and `fps` as in `text`.
+    """
+    return Extend.of(video, prompt, **options).timeline()

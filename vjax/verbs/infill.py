@@ -1,0 +1,66 @@
+"""infill: new frames between kept ones."""
+
+import dataclasses
+from typing import Annotated
+
+import numpy as np
+
+from vjax.timeline import RequestError, Timeline
+from vjax.verbs import media
+from vjax.verbs.request import Media, Option, Prompt, Request, parse_range
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Infill(Request):
+    """New frames between kept ones."""
+
+    video: Annotated[Media, Option("the video to change", "VIDEO", positional=True)]
+    prompt: Prompt
+    _: dataclasses.KW_ONLY
+    keep: Annotated[
+        tuple[tuple[int, int], ...],
+        Option("keep frames A to B - 1; may be repeated", "A:B", parse_range),
+    ] = ()
+    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+
+    def check(self) -> None:
+        if not self.keep:
+            raise RequestError("No frame is kept: give at least one range of frames to keep.")
+
+    def timeline(self) -> Timeline:
+        given = media.read(self.video, self.fps_in)
+        count = len(given.frames)
+        kept = np.zeros(count, np.float32)
+        for start, end in self.keep:
+            first, last = (n + count if n < 0 else n for n in (start, end))
+            if not 0 <= first < last <= count:
+                raise RequestError(
+                    f"The range {start}:{end} does not fit the clip, which has frames 0 to {count}."
+                )
+            kept[first:last] = 1
+        if kept.all():
+            raise RequestError(
+                "Every frame is kept, so nothing is left to make: keep fewer frames."
+            )
+        return Timeline(
+            self.prompt,
+            self.negative,
+            pixels=given.frames,
+            strength=kept[:, None, None, None],
+            pixels_fps=given.fps,
+            size=self.size,
+            fps=self.fps,
+            sound=given.sound,
+            notes=given.notes,
+        )
+
+
+def infill(video: Media, prompt: str, **options) -> Timeline:
+    """The given video with only some frames as they are; all others are made anew.
+
+    Args:
+        options: `keep`, ranges [start, end) of the given video's frames, in which negative numbers
+            count from its end; `fps_in`, the frame rate of an array (the model's); `negative`,
+            `size` and `fps` as in `text`.
+    """
+    return Infill.of(video, prompt, **options).timeline()

@@ -1,0 +1,267 @@
+"""What a verb takes: fields that know how they are checked, stored and asked for."""
+
+import dataclasses
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Shaped
+
+from vjax.timeline import RequestError, Timeline
+
+# A file, or frames [T H W 3], [H W 3]: whole numbers from 0 to 255 or floats from 0 to 1.
+Media = str | os.PathLike | Shaped[np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """How a command line asks for a field.
+
+    Args:
+        help: what it is.
+        metavar: stands for its value.
+        parse: one word of the command line to the value, or to one of several; raises ValueError
+            with a sentence. None: as the type of the field says.
+        positional: it has no name, only its place.
+    """
+
+    help: str
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    positional: bool = False
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "96x64" as width and height."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise RequestError(f"{text!r} is no size: write width x height, such as 96x96.") from None
+    return width, height
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """ "2:7" as the frames 2 to 6."""
+    try:
+        start, end = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise RequestError(
+            f"{text!r} is no range of frames: write START:END, such as 0:5."
+        ) from None
+    return start, end
+
+
+# Fields that several verbs have.
+Prompt = Annotated[str, Option("what the video should show", "TEXT")]
+Negative = Annotated[str, Option("what it should not show", "TEXT")]
+Size = Annotated[
+    tuple[int, int] | None, Option("such as 128x80; default: native", "WxH", parse_size)
+]
+Fps = Annotated[float | None, Option("frame rate; default: native", "F")]
+Frames = Annotated[int | None, Option("length in frames", "N")]
+Seconds = Annotated[float | None, Option("length in seconds", "S")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """What the user has and wants, of one verb: every value is checked when it is made.
+
+    A subclass adds its fields, with annotations that hold an `Option`. Its docstring is the verb's
+    line in the help.
+    """
+
+    verb: ClassVar[str]
+
+    negative: Negative = ""
+    size: Size = None
+    fps: Fps = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.verb = cls.__name__.lower()
+
+    def __post_init__(self):
+        for name, hint in _hints(type(self)).items():
+            value = _checked(hint, getattr(self, name), f"{self.verb}: {name}", None)
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raises RequestError for values of the right types that cannot work together."""
+
+    def timeline(self) -> Timeline:
+        """The request as what is known and what is to be made; reads its files.
+
+        Raises:
+            RequestError, MediaError: what is given cannot be used.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, *given: Any, **options: Any) -> "Request":
+        """A request from Python values; RequestError where an option is unknown or missing."""
+        names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
+        return cls.read(dict(zip(names, given, strict=False)) | options)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], find: Callable[[Any], Media] | None = None):
+        """A request from values by name that may be anything, see `verbs.from_json`."""
+        hints = _hints(cls)
+        for name in values:
+            if name not in hints:
+                near = difflib.get_close_matches(str(name), hints, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}."
+                raise RequestError(f"{cls.verb} has no {str(name)[:40]!r}: {hint}")
+        for field in dataclasses.fields(cls):
+            if field.default is dataclasses.MISSING and values.get(field.name) is None:
+                raise RequestError(
+                    f"{cls.verb} needs {field.name}: {options(cls)[field.name].help}."
+                )
+        checked = {
+            name: _checked(hints[name], value, f"{cls.verb}: {name}", find)
+            for name, value in values.items()
+        }
+        return cls(**checked)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def options(kind: type[Request]) -> dict[str, Option]:
+    """The fields of a request by name, in their order, and how to ask for each.
+
+    What a field does not say follows from its type: how to parse a number, that a `bool` is a flag
+    and that a tuple of any length is an option that may be repeated.
+    """
+    found = {}
+    for name, hint in _hints(kind).items():
+        option = typing.get_args(hint)[1]
+        inner = _inner(hint)
+        parse = option.parse or {int: int, float: float}.get(inner[0], str)
+        found[name] = dataclasses.replace(option, parse=parse)
+    return found
+
+
+def repeats(kind: type[Request], name: str) -> bool:
+    """Whether a field takes any number of values."""
+    return any(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
+
+
+def is_flag(kind: type[Request], name: str) -> bool:
+    """Whether a field is either there or not."""
+    return bool in _inner(_hints(kind)[name])
+
+
+def to_json(request: Request, name: Callable[[Media], Any] | None = None) -> dict[str, Any]:
+    """A request as plain JSON types: its verb and every field that is not at its default.
+
+    Args:
+        name: a picture or video to what stands for it; None: its path, as it is.
+
+    Raises:
+        RequestError: it holds frames in memory, which have no name.
+    """
+    stored: dict[str, Any] = {"verb": request.verb}
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        if isinstance(value, np.ndarray) or value != field.default:
+            stored[field.name] = _stored(_hints(type(request))[field.name], value, name or _path)
+    return stored
+
+
+def _path(media: Media) -> str:
+    if isinstance(media, np.ndarray):
+        raise RequestError("A request of frames in memory cannot be stored: give it their file.")
+    return os.fspath(media)
+
+
+def _inner(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may have, without what stands around them."""
+    if hint == Media:
+        return (Media,)
+    if typing.get_origin(hint) is Annotated:
+        return _inner(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return (hint,)
+
+
+def _stored(hint: Any, value: Any, name: Callable[[Media], Any]) -> Any:
+    (kind, *_) = _inner(hint)
+    if kind == Media:
+        return name(value)
+    if isinstance(value, tuple):
+        inner = typing.get_args(kind)
+        inner = inner[:1] * len(value) if inner[-1:] == (...,) else inner
+        return [_stored(each, v, name) for each, v in zip(inner, value, strict=True)]
+    return value
+
+
+def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | None) -> Any:
+    """The value as its annotation says, with lists as tuples and whole numbers as floats."""
+    kinds = _inner(hint)
+    if value is None and type(None) in typing.get_args(_bare(hint)):
+        return None
+    for kind in kinds:
+        if kind == Media:
+            if find is not None:
+                return find(value)
+            if isinstance(value, str | os.PathLike) and os.fspath(value):
+                return value
+            if hasattr(value, "__array__"):
+                return np.asarray(value)
+        elif typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+            inner = typing.get_args(kind)
+            inner = inner[:1] * len(value) if inner[-1:] == (...,) else inner
+            if len(inner) == len(value):
+                return tuple(
+                    _checked(each, v, where, find) for each, v in zip(inner, value, strict=True)
+                )
+        elif kind is bool and isinstance(value, bool | np.bool_):
+            return bool(value)
+        elif kind is int and _is_number(value) and value == int(value):
+            return int(value)
+        elif kind is float and _is_number(value):
+            return float(value)
+        elif kind is str and isinstance(value, str):
+            return value
+    wanted = " or ".join(_described(kind) for kind in kinds)
+    raise RequestError(f"{where} must be {wanted}, got {_shown(value)}.")
+
+
+def _bare(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, int | np.integer):
+        return abs(int(value)) < 2**53
+    return isinstance(value, float | np.floating) and math.isfinite(value)
+
+
+def _described(kind: Any) -> str:
+    if kind == Media:
+        return "a file or an array of frames"
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if inner[-1:] == (...,):
+            return f"a list, each of it {_described(inner[0])}"
+        return "[" + ", ".join(_described(each) for each in inner) + "]"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names[kind]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {list(value.shape)}"
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= 40 else text[:39] + "…"
