@@ -1,6 +1,8 @@
-"""The captioned world as stored records: written without TensorFlow and read back exactly."""
+"""Stored clips: written without TensorFlow, read back exactly, some of them never trained on."""
 
 import json
+import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -46,3 +48,54 @@ def test_training_reads_them_through_grain(directory):
 def test_a_missing_data_set_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no prepared data set 'other'"):
         datasets.read_clips("other", str(tmp_path))
+
+
+# --- What is there already -----------------------------------------------------------------------
+
+
+def test_the_same_clips_are_kept_and_others_refused(directory, capsys):
+    (info,) = pathlib.Path(directory).glob("captioned_world/*/dataset_info.json")
+    before = info.stat().st_mtime_ns
+    assert datasets.write_world(directory, clips=6, **SHAPE) == info.parent
+    with pytest.raises(ConfigError, match="clips was 6 and is 7; height was 64 and is 32"):
+        datasets.write_world(directory, clips=7, **{**SHAPE, "height": 32})
+    assert datasets.main(["--directory", directory, "--clips", "7"]) == 1
+    assert "holds other clips" in capsys.readouterr().err
+    assert info.stat().st_mtime_ns == before
+    assert len(datasets.read_clips("captioned_world", directory)) == 6
+
+
+def test_clips_that_would_be_drawn_otherwise_today_are_refused(directory, monkeypatch):
+    draw = world.clip
+    monkeypatch.setattr(world, "clip", lambda seed, **options: draw((*seed, 1), **options))
+    with pytest.raises(ConfigError, match="holds other clips than these: first_clip"):
+        datasets.write_world(directory, clips=6, **SHAPE)
+
+
+def test_the_newest_version_is_the_highest_number(tmp_path):
+    for version in ("9.0.0", "10.0.0", "10.0.0.incompleteABC", "2.5.0"):
+        (tmp_path / "some" / version).mkdir(parents=True)
+        (tmp_path / "some" / version / "dataset_info.json").write_text("{}")
+    assert datasets.find_prepared("some", str(tmp_path)).name == "10.0.0"
+
+
+# --- Held out ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_split", [True, False], ids=["a split of its own", "carved off"])
+def test_held_out_clips_are_never_trained_on_in_any_epoch(own_split, directory, tmp_path):
+    if not own_split:
+        shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+        (file,) = tmp_path.glob("captioned_world/*/dataset_info.json")
+        info = json.loads(file.read_text())
+        info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
+        file.write_text(json.dumps(info))
+        directory = str(tmp_path)
+    bucket = Bucket(frames=9, height=64, width=80, batch=2)
+    config = DataConfig(source="tfds:captioned_world", directory=directory, buckets=(bucket,))
+    training, held_out = (
+        {source(index, bucket)[0].tobytes() for index in range(30)}
+        for source in (loader.make_source(config, 0, held_out=h) for h in (False, True))
+    )
+    assert (len(training), len(held_out)) == ((6, 1) if own_split else (5, 1))
+    assert not training & held_out

@@ -1,8 +1,7 @@
-"""Training: what the losses see, runs that stop and go on, damaged checkpoints, many devices."""
+"""Training: what the losses see, runs that stop and go on, many devices."""
 
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import re
@@ -378,6 +377,14 @@ def test_a_frozen_network_stays_as_it_starts(tmp_path, bundle):
         trainer.starting_point(dataclasses.replace(frozen, init=None))
 
 
+def small_state(config=None, given=None) -> dict:
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": {"kernel": jnp.arange(12.0).reshape(3, 4)},
+        "ema": {"kernel": jnp.zeros((3, 4))},
+    }
+
+
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):
     def step(config, bucket, state, frozen, batch):
         loss = losses_by_step[int(state["step"])]
@@ -400,81 +407,6 @@ def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, cap
         trainer.train(config)
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")]
     assert saved == (["2"] if what == "loss" else [])
-
-
-# --- Checkpoints ---------------------------------------------------------------------------------
-
-
-def small_state(config=None, given=None) -> dict:
-    return {
-        "step": jnp.zeros((), jnp.int32),
-        "params": {"kernel": jnp.arange(12.0).reshape(3, 4)},
-        "ema": {"kernel": jnp.zeros((3, 4))},
-    }
-
-
-@pytest.fixture
-def saved(tmp_path) -> tuple[pathlib.Path, RunConfig]:
-    """A run with the checkpoints of steps 2 and 4."""
-    config = vae_config(tmp_path)
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", config)
-    for step in (2, 4):
-        checkpoints.save(step, {**small_state(), "step": jnp.int32(step)})
-    checkpoints.close()
-    return tmp_path / "run" / "checkpoints", config
-
-
-def damage(directory: pathlib.Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def test_the_newest_checkpoint_is_restored(saved):
-    checkpoints = Checkpoints(*saved)
-    restored = checkpoints.restore(small_state())
-    assert int(restored["step"]) == 4
-    np.testing.assert_array_equal(restored["params"]["kernel"], small_state()["params"]["kernel"])
-    checkpoints.close()
-
-
-@pytest.mark.parametrize("part", [".", "state", "config"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(part, saved, caplog):
-    directory, config = saved
-    damage(directory / "4" / part)
-    checkpoints = Checkpoints(directory, config)
-    with caplog.at_level(logging.WARNING, "vjax"):
-        restored = checkpoints.restore(small_state())
-    assert int(restored["step"]) == 2
-    assert "Checkpoint 4 is damaged" in caplog.text
-    assert (directory.parent / "damaged-4").is_dir()
-    assert checkpoints.last() == 2
-    checkpoints.save(4, {**restored, "step": jnp.int32(4)})  # the run goes on
-    assert checkpoints.last() == 4
-    checkpoints.close()
-
-
-def test_when_all_are_damaged_the_run_does_not_start_again_by_itself(saved):
-    directory, config = saved
-    damage(directory / "2")
-    damage(directory / "4")
-    checkpoints = Checkpoints(directory, config)
-    with pytest.raises(ConfigError, match="None of the checkpoints"):
-        checkpoints.restore(small_state())
-    checkpoints.close()
-
-
-def test_another_config_is_refused_and_the_checkpoints_stay(saved):
-    directory, config = saved
-    other = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e-3))
-    checkpoints = Checkpoints(directory, other)
-    with pytest.raises(ConfigError, match="another 'optimizer'"):
-        checkpoints.restore(small_state())
-    checkpoints.close()
-    more_threads = dataclasses.replace(config.data, threads=7)
-    checkpoints = Checkpoints(directory, dataclasses.replace(config, data=more_threads))
-    assert int(checkpoints.restore(small_state())["step"]) == 4
-    checkpoints.close()
 
 
 # --- The command ---------------------------------------------------------------------------------

@@ -19,15 +19,16 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from vjax import config as configs
-from vjax import models, runtime, weights
+from vjax import runtime, weights
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
 from vjax.tokenizer import read as read_tokenizer
 from vjax.training import preview
-from vjax.training.checkpoint import Checkpoints
-from vjax.training.state import TRAINED, init_state, train_step
+from vjax.training.checkpoint import CheckpointError, Checkpoints
+from vjax.training.resume import check_start, inputs
+from vjax.training.state import TRAINED, compute_dtype, init_state, train_step
 
 log = logging.getLogger("vjax")
 
@@ -47,7 +48,8 @@ def train(config: RunConfig) -> pathlib.Path:
     state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, given)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(run_dir / "checkpoints", config)
+    files = inputs(config, compute_dtype(config), frozen, given, tokenizer)
+    checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
@@ -140,12 +142,8 @@ def starting_point(config: RunConfig):
         if not given:
             raise ConfigError(f"{config.init} has no network that this run trains.")
         for network in given:
-            wanted = weights.flatten(models.abstract(getattr(config.model, network)))
-            found = weights.flatten(given[network])
-            if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in found.items()}:
-                raise ConfigError(
-                    f"The {network} of {config.init} has other shapes than the config."
-                )
+            found, wanted = (getattr(model, network) for model in (start.config, config.model))
+            check_start(network, found, wanted, config.init)
     if config.trains == "dit" and config.tokenizer is not None:
         tokenizer = read_tokenizer(config.tokenizer, config.model.text)
     if config.trains == "dit" and tokenizer is None:
@@ -294,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = configs.override(configs.load_config(arguments[0]), arguments[1:])
         runtime.set_up()
         print(train(config))
-    except (ConfigError, weights.BundleError, NotFinite, OSError) as error:
+    except (ConfigError, weights.BundleError, CheckpointError, NotFinite, OSError) as error:
         print(f"vjax.train: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,6 +11,7 @@ Any tensorflow-datasets data set with the same features can take its place: `vid
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import sys
@@ -22,6 +23,8 @@ import tensorflow_datasets as tfds
 from vjax import config as configs
 from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig
+
+HELD_OUT = ("held_out", "validation", "test")  # splits that are not trained on, the first there is
 
 
 class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
@@ -43,8 +46,23 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
         self.clips, self.shape, self.fps = clips, (frames, height, width), fps
         super().__init__(file_format="array_record", **options)
 
+    @property
+    def numbers(self) -> dict:
+        """What decides the clips: the options, and what is drawn with them today."""
+        frames, height, width = self.shape
+        first, *_ = world.clip((0, 0), frames=frames, height=height, width=width, fps=self.fps)
+        return {
+            "clips": self.clips,
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "fps": self.fps,
+            "first_clip": hashlib.sha256(first.tobytes()).hexdigest()[:16],
+        }
+
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
+            metadata=tfds.core.MetadataDict(self.numbers),
             features=tfds.features.FeaturesDict(
                 {
                     "video": tfds.features.Tensor(
@@ -91,34 +109,90 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
 
 
 def write_world(directory: str, **options) -> pathlib.Path:
-    """Writes the captioned world as ArrayRecord files below `directory`; returns where."""
+    """Writes the captioned world as ArrayRecord files below `directory`; returns where.
+
+    Clips that are there already are kept, where they are the same.
+
+    Raises:
+        ConfigError: other clips are there.
+    """
     builder = CaptionedWorld(data_dir=directory, **options)
+    path = pathlib.Path(builder.data_dir)
+    if path.exists():
+        there = path / "metadata.json"
+        before = json.loads(there.read_text()) if there.is_file() else {}
+        other = [
+            f"{name} was {before.get(name, 'not written down')} and is {value}"
+            for name, value in builder.numbers.items()
+            if before.get(name) != value
+        ]
+        if other:
+            raise ConfigError(
+                f"{path} holds other clips than these: {'; '.join(other)}. Remove it, or write to "
+                "another --directory."
+            )
     builder.download_and_prepare()
-    return pathlib.Path(builder.data_dir)
+    return path
 
 
-def read_clips(name: str, directory: str, split: str = "train"):
-    """A random-access source of a prepared data set's examples, for grain.
+def find_prepared(name: str, directory: str) -> pathlib.Path:
+    """Where the newest version of a prepared data set is.
 
     Raises:
         ConfigError: there is no such data set in the directory.
     """
-    versions = sorted(pathlib.Path(directory).glob(f"{name}/**/dataset_info.json"))
+    found = pathlib.Path(directory).glob(f"{name}/**/dataset_info.json")
+    versions = [file.parent for file in found if tfds.core.Version.is_valid(file.parent.name)]
     if not versions:
         raise ConfigError(
             f"There is no prepared data set {name!r} in {directory!r}: write one with "
             "`python -m vjax.data.datasets`, or set data.directory to where it is."
         )
-    return tfds.builder_from_directory(versions[-1].parent).as_data_source(split)
+    return max(versions, key=lambda path: (tfds.core.Version(path.name), path))
 
 
-def stored_source(config: DataConfig, seed: int):
-    """Clips of a data set in a global order that is shuffled anew each epoch."""
+def read_clips(name: str, directory: str, split: str = "train"):
+    """A random-access source of a prepared data set's examples, for grain."""
+    return tfds.builder_from_directory(find_prepared(name, directory)).as_data_source(split)
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Which clips a config reads: a hash of the data set's own description."""
+    path = find_prepared(config.source.removeprefix("tfds:"), config.directory or ".")
+    return hashlib.sha256((path / "dataset_info.json").read_bytes()).hexdigest()[:16]
+
+
+def training_and_held_out(name: str, directory: str) -> tuple[grain.MapDataset, grain.MapDataset]:
+    """The clips to train on, and those that training never draws.
+
+    A data set that comes without a split of its own for the second gives up a part of its training
+    split: a twentieth, at least one clip.
+
+    Raises:
+        ConfigError: there is nothing that could be held out.
+    """
+    builder = tfds.builder_from_directory(find_prepared(name, directory))
+    training = grain.MapDataset.source(builder.as_data_source("train"))
+    for split in HELD_OUT:
+        if split in builder.info.splits and builder.info.splits[split].num_examples:
+            return training, grain.MapDataset.source(builder.as_data_source(split))
+    rest = len(training) - max(len(training) // 20, 1)
+    if rest < 1:
+        raise ConfigError(f"{name} has {len(training)} clips: too few to hold one out of training.")
+    return training[:rest], training[rest:]
+
+
+def stored_source(config: DataConfig, seed: int, held_out: bool = False):
+    """Clips of a data set in a global order that is shuffled anew each epoch.
+
+    Args:
+        held_out: take the clips that training never draws instead, in their own order.
+    """
     from vjax import video as media
 
     name = config.source.removeprefix("tfds:")
-    clips = read_clips(name, config.directory or ".")
-    dataset = grain.MapDataset.source(clips).seed(seed).shuffle().repeat()
+    training, others = training_and_held_out(name, config.directory or ".")
+    dataset = others.repeat() if held_out else training.seed(seed).shuffle().repeat()
 
     def read(index: int, bucket: Bucket):
         record = dataset[index]
@@ -148,7 +222,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, default in (("clips", 1000), ("frames", 33), ("height", 128), ("width", 128)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"({default})")
     options = vars(parser.parse_args(arguments))
-    print(write_world(options.pop("directory"), **options))
+    try:
+        print(write_world(options.pop("directory"), **options))
+    except ConfigError as error:
+        print(f"vjax.data.datasets: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

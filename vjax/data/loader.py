@@ -16,6 +16,7 @@ from vjax.config import Bucket, ConfigError, DataConfig
 from vjax.tokenizer import Tokenizer
 
 PERIOD = 1000  # steps after which the sequence of buckets starts again
+FAR = 1 << 40  # clips of the world from this index on are never trained on
 
 Example = tuple[np.ndarray, str, str]  # frames uint8 [T H W 3], short caption, long caption
 Source = Callable[[int, Bucket], Example]
@@ -44,13 +45,17 @@ class Schedule:
         return int(periods * self._before[-1] + self._before[rest])
 
 
-def make_source(config: DataConfig, seed: int) -> Source:
-    """A function from a clip's index in the run to the clip, in the shape of a bucket."""
+def make_source(config: DataConfig, seed: int, held_out: bool = False) -> Source:
+    """A function from a clip's index in the run to the clip, in the shape of a bucket.
+
+    Args:
+        held_out: of clips that training never sees, in any epoch.
+    """
     if config.source == "world":
 
         def draw(index: int, bucket: Bucket) -> Example:
             video, _, short, long = world.clip(
-                (seed, index),
+                (seed, index + (FAR if held_out else 0)),
                 frames=bucket.frames,
                 height=bucket.height,
                 width=bucket.width,
@@ -62,7 +67,7 @@ def make_source(config: DataConfig, seed: int) -> Source:
     if config.source.startswith("tfds:"):
         from vjax.data.datasets import stored_source
 
-        return stored_source(config, seed)
+        return stored_source(config, seed, held_out)
     raise ConfigError(f'Unknown data.source {config.source!r}: use "world" or "tfds:NAME".')
 
 

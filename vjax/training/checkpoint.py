@@ -1,108 +1,191 @@
-"""Checkpoints: saved in the background, complete or not there, and the last good one restored."""
+"""Checkpoints: saved in the background, complete or not there, and the last good one restored.
 
+Beside the arrays lie the checksums of their files. Only what differs from them is damaged and set
+aside; whatever else keeps a checkpoint from being read ends the run and leaves the files alone.
+"""
+
+import hashlib
+import json
 import logging
 import pathlib
-import shutil
 
 import jax
 import orbax.checkpoint as ocp
 
 from vjax import config as configs
 from vjax.config import ConfigError, RunConfig
+from vjax.training.resume import check_resume
 from vjax.training.state import State
 
 log = logging.getLogger("vjax")
 
+CHECKSUMS = "checksums.json"
+_PARTS = ("state", "config")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be read or written; the message says why."""
+
 
 class Checkpoints:
-    """The checkpoints of one run, in `directory`."""
+    """The checkpoints of one run, in `directory`.
 
-    def __init__(self, directory: pathlib.Path, config: RunConfig):
-        self.config = config
+    Args:
+        inputs: what the run takes from elsewhere, by content (`vjax.training.resume.inputs`).
+    """
+
+    def __init__(
+        self, directory: pathlib.Path, config: RunConfig, inputs: dict[str, str] | None = None
+    ):
+        self.directory, self.config, self.inputs = directory.absolute(), config, inputs or {}
+        self._saving: int | None = None
         self.manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep_checkpoints, enable_async_checkpointing=True
+                max_to_keep=config.keep_checkpoints,
+                cleanup_tmp_directories=True,  # of a process that was killed while it saved
+                enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             ),
         )
 
     def save(self, step: int, state: State) -> None:
-        """Starts saving; training goes on while it is written."""
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                config=ocp.args.JsonSave(configs.to_dict(self.config)),
-            ),
-        )
-
-    def restore(self, like: State) -> State | None:
-        """The newest state that can be read; None where the run has no checkpoint.
+        """Starts saving; training goes on while it is written.
 
         Raises:
-            ConfigError: the checkpoints are of another model or optimizer.
+            CheckpointError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        self._saving = step
+        saved = {**configs.to_dict(self.config), "inputs": self.inputs}
+        try:
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(saved)
+                ),
+            )
+        except Exception as error:
+            raise self._not_saved(error) from error
+
+    def wait(self) -> None:
+        """Returns when what is being saved is on disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_saved(error) from error
+
+    def restore(self, like: State) -> State | None:
+        """The newest state that is not damaged, placed as `like` is; None without a checkpoint.
+
+        Raises:
+            ConfigError: the run had other settings, or all its checkpoints are damaged and the
+                config does not say to ignore that.
+            CheckpointError: a checkpoint that is not damaged cannot be read.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        steps = sorted(self.manager.all_steps(), reverse=True)
-        for step in steps:
+        for step in sorted(self.manager.all_steps(), reverse=True):
             try:
-                self._check(step)
-                restored = self.manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                )
-                return restored["state"]
+                damage = find_damage(self.directory / str(step))
+                if damage is None:
+                    return self._read(step, abstract)
             except ConfigError:
                 raise
-            except Exception as error:  # whatever a damaged file makes the readers raise
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                log.warning(
-                    "Checkpoint %d is damaged (%s); trying the one before it.", step, reason
-                )
-                self._set_aside(step)
-        if steps:
+            except Exception as error:
+                raise CheckpointError(
+                    f"Checkpoint {step} in {self.directory} could not be read: {_reason(error)}. "
+                    "Nothing was changed: start again once the cause is gone, or move that "
+                    "checkpoint away to go on from the one before it."
+                ) from error
+            aside = self._set_aside(step)
+            log.warning("Checkpoint %d is damaged (%s): moved to %s.", step, damage, aside)
+        aside = sorted(self.directory.parent.glob("damaged-*"))
+        if aside and not self.config.ignore_damaged:
             raise ConfigError(
-                f"None of the checkpoints in {self.manager.directory} can be read. Move the "
-                "directory away to start again."
+                f"All checkpoints of the run in {self.directory.parent} are damaged (see "
+                f"{aside[-1]}). Give --ignore_damaged=True to start it again from step 0."
             )
         return None
 
-    def _check(self, step: int) -> None:
-        saved = self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        saved = saved["config"]
-        current = configs.to_dict(self.config)
-        for field in ("trains", "model", "optimizer", "seed", "data"):
-            if _deciding(saved[field]) != _deciding(current[field]):
-                raise ConfigError(
-                    f"The run in {pathlib.Path(self.manager.directory).parent} was started with "
-                    f"another {field!r} config. Choose another --run_dir or --name, or restore "
-                    "the old settings."
-                )
+    def _read(self, step: int, abstract: State) -> State:
+        read = ocp.args.Composite(config=ocp.args.JsonRestore())
+        saved = self.manager.restore(step, args=read)["config"]
+        check_resume(self.config, self.inputs, saved, str(self.directory.parent))
+        read = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self.manager.restore(step, args=read)["state"]
 
-    def _set_aside(self, step: int) -> None:
-        damaged = pathlib.Path(self.manager.directory) / str(step)
-        aside = damaged.parent.parent / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.move(damaged, aside)
+    def _set_aside(self, step: int) -> pathlib.Path:
+        aside, number = self.directory.parent / f"damaged-{step}", 1
+        while aside.exists():
+            aside, number = self.directory.parent / f"damaged-{step}-{number}", number + 1
+        (self.directory / str(step)).rename(aside)
         self.manager.reload()
+        return aside
+
+    def _write_checksums(self) -> None:
+        """Runs in the background when all is written and the directory is about to get its name."""
+        for directory in self.directory.glob(f"{self._saving}.*"):
+            sums = {str(p.relative_to(directory)): _checksum(p) for p in _files(directory)}
+            (directory / CHECKSUMS).write_text(json.dumps(sums, indent=0))
+
+    def _not_saved(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"Checkpoint {self._saving} could not be saved in {self.directory}: {_reason(error)}."
+        )
 
     def last(self) -> int | None:
         """The step of the newest complete checkpoint."""
-        self.manager.wait_until_finished()
+        self.wait()
         return self.manager.latest_step()
 
     def close(self) -> None:
         """Waits until what is being saved is on disk."""
-        self.manager.wait_until_finished()
+        self.wait()
         self.manager.close()
 
 
-def _deciding(value):
-    """A config as JSON gives it back, without what does not decide any result."""
-    if isinstance(value, dict):
-        indifferent = ("threads", "prefetch")
-        return {key: _deciding(item) for key, item in value.items() if key not in indifferent}
-    if isinstance(value, list | tuple):
-        return [_deciding(item) for item in value]
-    return value
+def find_damage(checkpoint: pathlib.Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None where they are as they were written.
+
+    Raises:
+        OSError: a file that is there cannot be read now.
+    """
+    for part in _PARTS:
+        if not (checkpoint / part).is_dir():
+            return f"{part} is missing"
+    try:
+        sums = json.loads((checkpoint / CHECKSUMS).read_text())
+    except FileNotFoundError:
+        return None  # it is from before there were checksums
+    except ValueError:
+        return f"{CHECKSUMS} is broken"
+    for name, expected in sums.items():
+        try:
+            found = _checksum(checkpoint / name)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if found != expected:
+            return f"{name} is not as it was written"
+    return None
+
+
+def _files(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for part in _PARTS for p in (directory / part).rglob("*") if p.is_file())
+
+
+def _checksum(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return (
+        f"{type(error).__name__}: {lines[0][:300].rstrip('.')}" if lines else type(error).__name__
+    )

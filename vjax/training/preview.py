@@ -16,12 +16,11 @@ from vjax.training.loss import to_float
 log = logging.getLogger("vjax")
 
 CLIPS = 16  # held-out clips that a VAE is measured on
-FAR = 1 << 40  # clip indices from here on are never trained on
 
 
 def held_out_clips(config: RunConfig, count: int = CLIPS) -> np.ndarray:
     """Whole clips in the model's native shape that the run does not train on."""
-    source = loader.make_source(config.data, config.seed)
+    source = loader.make_source(config.data, config.seed, held_out=True)
     model = config.model
     bucket = dataclasses.replace(
         config.data.buckets[0],
@@ -30,7 +29,7 @@ def held_out_clips(config: RunConfig, count: int = CLIPS) -> np.ndarray:
         width=model.width,
         crop=None,
     )
-    return np.stack([source(FAR + i, bucket)[0] for i in range(count)])
+    return np.stack([source(i, bucket)[0] for i in range(count)])
 
 
 def with_latent_statistics(config: RunConfig, params: models.Params) -> ModelConfig:
