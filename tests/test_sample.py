@@ -207,7 +207,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
 def test_a_broken_tail_is_noted_and_the_rest_used(bundle, here, inputs, capsys):
     whole = (inputs / "five.mp4").read_bytes()
     (inputs / "broken.mp4").write_bytes(whole[: int(0.9 * len(whole))])
-    arguments = ["animate", inputs / "broken.mp4", "--model", bundle, *PROMPT]
+    arguments = ["extend", inputs / "broken.mp4", "--model", bundle, *PROMPT, "--seconds", 0.5]
     code, out, err = run(capsys, *arguments, "--out", "out.gif")
     assert (code, out) == (0, ["out.gif"])
     assert any(line.startswith("note: ") and "damaged" in line for line in err)

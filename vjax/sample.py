@@ -221,7 +221,7 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
     out = _output(settings, len(canvas.pixels))
     paths = [_numbered(out, i, count) for i in range(count)]
     for path in paths:
-        media.check_writable(path)
+        media.check_writable(path, overwrite=True)
     if out.suffix.lower() == ".png" and len(canvas.pixels) > 1:
         raise UsageError("A png holds one frame: add --frames 1, or choose mp4, gif or webp.")
     for note in (*canvas.notes, *pipe.warnings(timeline)):
@@ -242,7 +242,7 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
     }
     for i, (path, frames) in enumerate(zip(paths, videos, strict=True)):
         made = {"vjax": _version(), **used, "seed": settings["seed"] + i, "variations": 1}
-        media.write(path, frames, canvas.fps, metadata=made)
+        media.write(path, frames, canvas.fps, metadata=made, overwrite=True)
     height, width = canvas.pixels.shape[1:3]
     print(
         f"{len(canvas.pixels)} frames of {width}x{height} at {canvas.fps:g} fps in "

@@ -94,4 +94,5 @@ def write(
 
         pipe = pipeline.Pipeline(loaded)
         shown = [pipe(vjax.text(p), seed=i) for i, p in enumerate(config.sample_prompts)]
-    media.write(directory / f"{step:07d}.mp4", np.concatenate(shown, axis=2), fps=model.fps)
+    path = directory / f"{step:07d}.mp4"
+    media.write(path, np.concatenate(shown, axis=2), model.fps, overwrite=True)

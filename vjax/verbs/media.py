@@ -20,7 +20,7 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Giv
     if isinstance(source, str | os.PathLike):
         from vjax import video
 
-        clip: Any = video.read(source)
+        clip: Any = video.read(source, frames=1 if first else None)
         return Given(
             clip.frames[:1] if first else clip.frames,
             fps or clip.fps,

@@ -1,0 +1,44 @@
+"""Files to uint8 arrays and back, with every frame shown at its right time.
+
+    reading.py    any video, animation, picture or folder of pictures → `Clip`
+    streams.py    videos, through PyAV (ffmpeg's libraries)
+    pictures.py   pictures and animations, through Pillow
+    colour.py     what a video's numbers mean → 8-bit sRGB
+    timing.py     times of frames → an even frame rate
+    fitting.py    one size → another
+    sound.py      what is heard, cut and moved along
+    formats.py    what each kind of file can hold, checked before any work
+    writing.py    frames as they are made → a file that appears whole
+    encoders.py   mp4, webm, mkv and folders of png
+    animations.py gif and webp
+    metadata.py   the settings that a file carries
+    sheet.py      many clips in one picture
+
+PyAV and Pillow are imported when a file is read or written, not before.
+"""
+
+from vjax.video.clip import Clip, MediaError
+from vjax.video.fitting import fit
+from vjax.video.formats import check_writable, is_exact
+from vjax.video.metadata import read_metadata
+from vjax.video.reading import read, read_mask
+from vjax.video.sheet import contact_sheet
+from vjax.video.sound import Sound
+from vjax.video.timing import resample
+from vjax.video.writing import Writer, write
+
+__all__ = [
+    "Clip",
+    "MediaError",
+    "Sound",
+    "Writer",
+    "check_writable",
+    "contact_sheet",
+    "fit",
+    "is_exact",
+    "read",
+    "read_mask",
+    "read_metadata",
+    "resample",
+    "write",
+]

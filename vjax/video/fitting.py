@@ -1,0 +1,43 @@
+"""One size to another, without distortion."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vjax.video.clip import MediaError
+
+
+def fit(
+    frames: UInt8[np.ndarray, "T H W 3"], width: int, height: int
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Scales frames (Lanczos, antialiased) to fill a size; what stands over is cut on both sides.
+
+    Raises:
+        MediaError: a size below 1x1.
+    """
+    from PIL import Image
+
+    if width < 1 or height < 1:
+        raise MediaError(f"The size must be at least 1x1, got {width}x{height}.")
+    source_height, source_width = frames.shape[1:3]
+    if (source_width, source_height) == (width, height):
+        return frames
+    scale = max(width / source_width, height / source_height)
+    seen_width, seen_height = min(source_width, width / scale), min(source_height, height / scale)
+    left, top = (source_width - seen_width) / 2, (source_height - seen_height) / 2
+    box = (left, top, left + seen_width, top + seen_height)
+    fitted = np.empty((len(frames), height, width, 3), np.uint8)
+    for frame, result in zip(frames, fitted, strict=True):
+        result[:] = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box)
+    return fitted
+
+
+def coarse(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """A size on the way from one that is far larger than the target: quick to reach, exact enough.
+
+    A scaler that works while pixels are decoded reaches it; `fit` does the rest.
+    """
+    scale = 2 * max(wanted / side for wanted, side in zip(target, size, strict=True))
+    if scale > 0.5:
+        return size
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height

@@ -1,0 +1,209 @@
+"""Any video, animation, picture or folder of numbered pictures, as a clip."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from vjax.video import clip as clips
+from vjax.video import metadata, pictures, streams
+from vjax.video.clip import Clip, MediaError
+from vjax.video.timing import even_rate, on_clock
+
+Size = tuple[int, int]  # width, height
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    size: Size | Callable[[int, int], Size] | None = None,
+    seconds: tuple[float, float] | None = None,
+    frames: int | None = None,
+    sound: bool = True,
+) -> Clip:
+    """Reads any video, animation or picture, or a folder of pictures in the order of their numbers.
+
+    A variable frame rate becomes the lowest even rate that shows each frame at its own time; where
+    none does, each is shown at the nearest time. Rotation, non-square pixels, EXIF orientation and
+    colour profiles are applied, high dynamic range is mapped to that of a screen, half frames are
+    made whole. The clip's notes say what was done that is not a matter of course.
+
+    Args:
+        path: the file; its content decides what it is, not its suffix.
+        size: (width, height) to `fit` each frame to while it is read, so that memory follows the
+            result; or what gives it, called with the width and height that the file has.
+        seconds: read only what begins between these two; the second may be infinite.
+        frames: read at most so many.
+        sound: whether to read sound too.
+
+    Raises:
+        MediaError: nothing can be decoded. Of a file with a damaged tail, what comes before it is
+            returned, with a note.
+    """
+    path = clips.existing(path)
+    begin, until = seconds or (0.0, math.inf)
+    if not 0 <= begin < until:
+        raise MediaError(f"Seconds {begin:g} to {until:g} of {path} are no stretch of time.")
+    if frames is not None and frames < 1:
+        raise MediaError(f"At least one frame must be read of {path}, not {frames}.")
+    if path.is_dir():
+        return _read_folder(path, size, frames)
+    with _opened(path) as source:
+        reel = _collect(path, source, size, begin, until, frames)
+        clip = _even(path, source, reel, frames)
+        if sound and not source.silent and not source.still:
+            heard = streams.hear(path, begin, len(clip.frames) / clip.fps)
+            clip = dataclasses.replace(clip, sound=heard)
+        return clip
+
+
+def read_mask(
+    path: str | os.PathLike,
+    *,
+    size: Size | Callable[[int, int], Size] | None = None,
+    frames: int | None = None,
+) -> Bool[np.ndarray, "T H W"]:
+    """Reads a video, a picture or a folder of pictures as a mask: true where it is rather white.
+
+    Raises:
+        MediaError: as `read` does.
+    """
+    shown = read(path, size=size, frames=frames, sound=False).frames
+    return shown.max(axis=-1) >= 128
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[pictures.Picture | streams.Video]:
+    picture = pictures.open_picture(path)
+    if picture is not None:
+        with picture:
+            yield picture
+    else:
+        with streams.opened(path) as container:
+            yield streams.Video(path, container)
+
+
+@dataclasses.dataclass
+class _Reel:
+    """Frames as a file has them."""
+
+    frames: list[Any]
+    starts: list[float]
+    end: float | None  # where the next frame would begin, None where the file ends
+    last: float  # what the file says of how long the last frame lasts
+
+
+def _collect(path: pathlib.Path, source, size, begin: float, until: float, count) -> _Reel:
+    reel = _Reel([], [], None, 0.0)
+    target = original = None
+    total = 0
+    for start, duration, found, make in source.frames(begin):
+        if start >= until or len(reel.frames) == count:
+            reel.end = start
+            break
+        if original is None:
+            original = found
+            target = size(*found) if callable(size) else size or found
+        elif found != original:
+            changed = "{}x{} to {}x{}".format(*original, *found)
+            note = f"{path} changes its size from {changed}: later frames were scaled and cut."
+            source.notes.setdefault(note)
+        reel.frames.append(make(target))
+        reel.starts.append(start)
+        reel.last = duration
+        total += reel.frames[-1].nbytes
+        if total > clips.MAX_BYTES:
+            raise clips.too_long(path)
+    if not reel.frames:
+        if begin:
+            raise MediaError(f"{path} has no frames after {begin:g} seconds.")
+        raise MediaError(f"{path} is damaged: no frame can be decoded.")
+    return reel
+
+
+def _even(path: pathlib.Path, source, reel: _Reel, count: int | None) -> Clip:
+    """The frames of a reel at an even rate."""
+    if source.still and len(reel.frames) == 1:
+        return Clip(reel.frames[0][None], None, tuple(source.notes))
+    # Reordering leaves some damaged files with times that step back: nothing is shown before time.
+    origin = reel.starts[0]
+    starts = np.maximum.accumulate(np.array(reel.starts) - origin)
+    if reel.end is not None:
+        end = max(reel.end - origin, float(starts[-1]) + 1e-3)
+    else:
+        gap = float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
+        last = reel.last
+        # Most videos are careless with the last frame's duration: near the usual one, it is that.
+        if last <= 0 or (not source.careful and abs(last - gap) < 0.5 * gap):
+            last = gap or 1 / (source.declared or 25.0)
+        end = float(starts[-1]) + last
+        # Some containers end early without a complaint; sound may be longer than the pictures.
+        expected = source.expected - origin
+        if source.broken or (source.silent and end < 0.9 * expected - 0.1):
+            source.notes.setdefault(clips.broken(path, len(starts), end, expected))
+    rate, end = even_rate(starts, end, source.tick, source.declared)
+    index = on_clock(starts, end, rate, slack=source.tick)[:count]
+    if len(index) * reel.frames[0].nbytes > clips.MAX_BYTES:
+        raise clips.too_long(path)
+    frames = np.empty((len(index), *reel.frames[0].shape), np.uint8)
+    for beat, i in enumerate(index):
+        frames[beat] = reel.frames[i]
+        if beat + 1 == len(index) or index[beat + 1] != i:
+            reel.frames[i] = None  # so that no two copies of the whole are held
+    return Clip(frames, rate, tuple(source.notes))
+
+
+# ----------------------------------------------------------------------------------------- folders
+
+_NUMBERED = re.compile(r"(\d+)\.(png|jpe?g|webp|bmp|tiff?|avif)$", re.IGNORECASE)
+
+
+def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder in the order of their numbers, hidden files aside."""
+    found: dict[int, pathlib.Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not (match := _NUMBERED.search(path.name)):
+            continue
+        number = int(match[1])
+        if number in found:
+            raise MediaError(
+                f"{folder} has two pictures of one number, {found[number].name} and {path.name}; "
+                "keep one series in it."
+            )
+        found[number] = path
+    if not found:
+        raise MediaError(
+            f"{folder} is a directory without numbered pictures (such as 0001.png); "
+            "name a video or picture in it."
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _read_folder(folder: pathlib.Path, size, count: int | None) -> Clip:
+    paths = numbered(folder)
+    notes: dict[str, None] = {}
+    frames: list[Any] = []
+    target = original = None
+    for path in paths[:count]:
+        with _opened(clips.existing(path)) as source:
+            _, _, found, make = next(iter(source.frames()))
+            if original is None:
+                original = found
+                target = size(*found) if callable(size) else size or found
+            elif found != original:
+                note = f"The pictures in {folder} differ in size: all were cut to the first's."
+                notes.setdefault(note)
+            frames.append(make(target))
+            notes.update(source.notes)
+        if len(frames) * frames[0].nbytes > clips.MAX_BYTES:
+            raise clips.too_long(folder)
+    fps = metadata.stored(paths[0]).get("fps")
+    fps = float(fps) if isinstance(fps, int | float) and 0.01 <= fps <= 1000 else None
+    return Clip(np.stack(frames), fps, tuple(notes))
