@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import config as configs
+from vjax import validation
 from vjax.config import (
     Bucket,
     ConfigError,
@@ -264,7 +264,7 @@ def test_a_lower_rate_is_taken_and_said(directory, caplog):
 
 
 def test_fields_come_and_go_without_making_old_runs_unusable():
-    saved = configs.to_dict(CONFIG)
+    saved = validation.to_dict(CONFIG)
     del saved["dit_loss"]["noises"], saved["frozen"]  # they came later, with default values
     saved["vae_loss"]["gone"] = 0.0  # and this one went
     resume.check_resume(CONFIG, {}, saved, "runs/run")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import config as configs
-from vjax import world
+from vjax import validation, world
 from vjax.config import Bucket, ConfigError, DataConfig
 from vjax.data import datasets, loader
 
@@ -31,7 +30,7 @@ def test_records_are_the_clips_that_were_drawn(directory):
     drawn = [world.clip((0, i), **SHAPE) for i in range(6)]
     assert stored == sorted(video.tobytes() for video, *_ in drawn)
     facts = sorted(record["facts"] for record in clips)
-    assert configs.from_dict(world.Facts, json.loads(facts[0])) in [f for _, f, *_ in drawn]
+    assert validation.from_dict(world.Facts, json.loads(facts[0])) in [f for _, f, *_ in drawn]
     assert "tensorflow" not in sys.modules
 
 

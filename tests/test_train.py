@@ -17,7 +17,7 @@ from einops import rearrange, reduce
 
 import vjax
 from vjax import config as configs
-from vjax import models, weights
+from vjax import models, validation, weights
 from vjax import train as trainer
 from vjax import video as media
 from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
@@ -413,13 +413,13 @@ def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, cap
 
 
 def write_config(directory: pathlib.Path, config: RunConfig) -> str:
-    (directory / "values.json").write_text(json.dumps(configs.to_dict(config)))
+    (directory / "values.json").write_text(json.dumps(validation.to_dict(config)))
     (directory / "config.py").write_text(
         "import json\n"
-        "from vjax import config as configs\n"
+        "from vjax import config as configs, validation\n"
         "def get_config():\n"
         f"    values = json.load(open({str(directory / 'values.json')!r}))\n"
-        "    return configs.from_dict(configs.RunConfig, values)\n"
+        "    return validation.from_dict(configs.RunConfig, values)\n"
     )
     return str(directory / "config.py")
 
@@ -429,7 +429,7 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
     [
         (["missing.py"], "no config file missing.py"),
         (["CONFIG", "--stepz=3"], "did you mean 'steps'"),
-        (["CONFIG", "--steps=many"], "must be int"),
+        (["CONFIG", "--steps=many"], "must be a whole number"),
         (["CONFIG", "--trains=dit"], "needs the bundle of a trained VAE"),
         (["CONFIG", "--trains=both"], "trains"),
         (["CONFIG", "--optimizer.name=sgd"], "Unknown optimizer"),

@@ -1,8 +1,8 @@
 """Bundles: what is saved comes back, and what is wrong with one is said all at once."""
 
+import hashlib
 import json
 import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -97,7 +97,11 @@ def test_a_truncated_file_is_refused(bundle):
         weights.load(str(bundle))
 
 
-@pytest.mark.parametrize("text", [b'{"name": ', b"[]", b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize(
+    "text",
+    [b'{"name": ', b"[]", b"\xff\xfe", b"{}", b"[" * 10**5, b'{"name":' + b"[" * 990 + b"]" * 990],
+    ids=["torn", "list", "no text", "empty", "deep", "deep enough"],
+)
 def test_a_broken_description_is_refused(bundle, text):
     (bundle / "model.json").write_bytes(text)
     with pytest.raises(BundleError, match=r"model\.json cannot be read"):
@@ -109,6 +113,57 @@ def test_an_unknown_field_is_refused(bundle):
     (bundle / "model.json").write_text(json.dumps({**values, "colour": 1}))
     with pytest.raises(BundleError, match="'colour'"):
         weights.load(str(bundle))
+
+
+def test_what_is_no_number_is_refused_by_name(bundle):
+    tensors = load_file(bundle / "vae.safetensors")
+    for value in (np.nan, np.inf):
+        tensors["quant_conv.bias"][1] = value
+        save_file(tensors, bundle / "vae.safetensors")
+        with pytest.raises(BundleError, match=r"vae\.safetensors: quant_conv\.bias holds NaN"):
+            weights.load(str(bundle))
+
+
+def test_scales_of_a_wrong_shape_ask_for_no_memory(tmp_path):
+    weights.save(tmp_path / "int8", tiny.bundle(), dtype="int8")
+    file = tmp_path / "int8" / "dit.safetensors"
+    tensors = load_file(file)
+    kernel = "blocks.ffn.up.kernel"
+    tensors[f"{kernel}.int8_scale"] = np.ones((10**6, 1, 1, 1), np.float32)
+    save_file(tensors, file)
+    with pytest.raises(
+        BundleError, match=r"int8_scale is \(1000000, 1, 1, 1\), should be \(2, 1, 32\)"
+    ):
+        weights.load(str(tmp_path / "int8"))
+    del tensors[f"{kernel}.int8_scale"]
+    tensors["head.bias"] = tensors["head.bias"].astype(np.int64)
+    tensors["none.int8_scale"] = np.ones(4, np.float32)
+    save_file(tensors, file)
+    with pytest.raises(BundleError, match=r"lacks .*_scale.*unknown none.*type I64"):
+        weights.load(str(tmp_path / "int8"))
+
+
+def test_a_tokenizer_that_is_not_there_is_named(bundle):
+    (bundle / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"tokenizer .*tokenizer\.json cannot be read"):
+        weights.load(str(bundle))
+
+
+def test_a_fingerprint_is_of_all_weights_and_the_tokenizer(bundle):
+    first = weights.fingerprint(str(bundle))
+    digest = hashlib.sha256()
+    for name in ("dit.safetensors", "text.safetensors", "tokenizer.json", "vae.safetensors"):
+        digest.update(name.encode() + (bundle / name).read_bytes())
+    assert digest.hexdigest()[:16] == first
+    weights.save(bundle, tiny.bundle(tiny.model(name="other")), dtype="float32")
+    assert weights.fingerprint(str(bundle)) == first
+
+
+@pytest.fixture(params=["at once", "in two steps"])
+def exchange(request, monkeypatch):
+    """Both ways in which a system may swap directories."""
+    if request.param == "in two steps":
+        monkeypatch.setattr(weights.ctypes, "CDLL", lambda name: None)
 
 
 @pytest.mark.parametrize("broken", ["save_file", "rename"])
@@ -127,6 +182,7 @@ def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
     if broken == "save_file":
         monkeypatch.setattr(weights, "save_file", fails)
     else:
+        monkeypatch.setattr(weights.ctypes, "CDLL", lambda name: None)
         monkeypatch.setattr(pathlib.Path, "rename", fails_at_the_new_one)
     with pytest.raises(OSError, match="No space"):
         weights.save(bundle, tiny.bundle())
@@ -135,9 +191,32 @@ def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
-def test_saving_again_replaces_all_of_the_bundle(bundle):
-    shutil.copy(bundle / "vae.safetensors", bundle / "left_over")
-    weights.save(bundle, weights.Bundle(tiny.model(name="new"), {"vae": tiny.params()["vae"]}))
-    assert sorted(path.name for path in bundle.iterdir()) == ["model.json", "vae.safetensors"]
+def test_saving_again_replaces_the_bundle_and_keeps_what_lies_beside_it(bundle, exchange):
+    (bundle / "notes.txt").write_text("mine")
+    (bundle / "samples").mkdir()
+    vae = weights.Bundle(tiny.model(name="new", dit=None, text=None), {"vae": tiny.params()["vae"]})
+    weights.save(bundle, vae)
+    assert sorted(path.name for path in bundle.iterdir()) == [
+        "model.json",
+        "notes.txt",
+        "samples",
+        "vae.safetensors",
+    ]
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-    assert weights.read_config(str(bundle)).name == "new"
+    assert weights.load(str(bundle)).config.name == "new"
+
+
+def test_nothing_but_a_bundle_is_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "model.json").write_text("{}")
+    (tmp_path / "file").write_text("mine")
+    for name in ("photos", "file"):
+        with pytest.raises(BundleError, match=f"{name} (holds something else|is a file)"):
+            weights.save(tmp_path / name, tiny.bundle())
+    assert (tmp_path / "photos" / "model.json").read_text() == "{}"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    weights.save(tmp_path / "link", tiny.bundle())
+    assert (tmp_path / "empty" / "model.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 4

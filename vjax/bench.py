@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vjax import config as configs
-from vjax import runtime, world
+from vjax import runtime, validation, world
 from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.train import starting_point
@@ -58,7 +58,7 @@ def data(clips: int = 100) -> dict[str, float]:
 
 def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]:
     """The training step of a config's most frequent bucket, fed by the data pipeline."""
-    config = configs.load_config(config_path)
+    config = validation.load_config(config_path)
     if config.trains == "dit":
         config = configs.replace(config, vae=vae, frozen=())  # speed does not need their weights
     config, frozen, _, tokenizer = starting_point(config)

@@ -19,7 +19,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from vjax import config as configs
-from vjax import runtime, weights
+from vjax import runtime, validation, weights
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
-        config = configs.override(configs.load_config(arguments[0]), arguments[1:])
+        config = validation.override(validation.load_config(arguments[0]), arguments[1:])
         runtime.set_up()
         print(train(config))
     except (ConfigError, weights.BundleError, CheckpointError, NotFinite, OSError) as error:

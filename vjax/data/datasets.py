@@ -20,8 +20,7 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vjax import config as configs
-from vjax import world
+from vjax import validation, world
 from vjax.config import Bucket, ConfigError, DataConfig
 
 HELD_OUT = ("held_out", "validation", "test")  # splits that are not trained on, the first there is
@@ -103,7 +102,7 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
                     "fps": self.fps,
                     "short": short,
                     "long": long,
-                    "facts": json.dumps(configs.to_dict(facts)),
+                    "facts": json.dumps(validation.to_dict(facts)),
                 },
             )
 

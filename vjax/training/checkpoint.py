@@ -12,7 +12,7 @@ import pathlib
 import jax
 import orbax.checkpoint as ocp
 
-from vjax import config as configs
+from vjax import validation
 from vjax.config import ConfigError, RunConfig
 from vjax.training.resume import check_resume
 from vjax.training.state import State
@@ -57,7 +57,7 @@ class Checkpoints:
         """
         self.wait()
         self._saving = step
-        saved = {**configs.to_dict(self.config), "inputs": self.inputs}
+        saved = {**validation.to_dict(self.config), "inputs": self.inputs}
         try:
             self.manager.save(
                 step,

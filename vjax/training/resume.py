@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vjax import config as configs
-from vjax import models, weights
+from vjax import models, validation, weights
 from vjax.config import ConfigError, RunConfig
 from vjax.tokenizer import Tokenizer
 
@@ -46,7 +45,7 @@ def differences(now, then, path: str = "") -> Iterator[tuple[str, object, object
     count where it was empty or false.
     """
     if dataclasses.is_dataclass(then):
-        then = configs.to_dict(then)
+        then = validation.to_dict(then)
     if dataclasses.is_dataclass(now) and isinstance(then, dict):
         fields = {field.name: field for field in dataclasses.fields(now)}
         for name, field in fields.items():
@@ -151,7 +150,7 @@ def _is_list(value) -> bool:
 def _plain(value):
     """A value as JSON gives it back."""
     return json.loads(
-        json.dumps(configs.to_dict(value) if dataclasses.is_dataclass(value) else value)
+        json.dumps(validation.to_dict(value) if dataclasses.is_dataclass(value) else value)
     )
 
 
