@@ -99,11 +99,42 @@ def test_heun_does_not_trust_the_velocity_at_zero():
     np.testing.assert_array_equal(state.x, [0.5, 0.5])
 
 
+def test_stochastic_samples_have_the_data_distribution():
+    noise = jax.random.normal(jax.random.key(0), (20_000,))
+    keys = jax.random.split(jax.random.key(1), noise.size)
+
+    @jax.jit
+    def last(x, keys):
+        def step(state, times):
+            return solvers.STOCHASTIC.step(state, gaussian_velocity, *times), None
+
+        times = flow.schedule(500)
+        state = solvers.STOCHASTIC.init(x, keys)
+        return jax.lax.scan(step, state, (times[:-1], times[1:]))[0].x
+
+    x = last(noise, keys)
+    np.testing.assert_allclose([x.mean(), x.std()], [MEAN, STD], atol=0.02)
+    # It has left the deterministic path, and a sample depends on its own key alone.
+    assert abs(np.corrcoef(x, noise)[0, 1]) < 0.5
+    np.testing.assert_allclose(last(noise[5:7], keys[5:7]), x[5:7], atol=1e-5)
+
+
+def test_stochastic_leaves_tokens_alone_whose_time_stands_still():
+    x = jnp.ones((2, 3, 1))
+    t, t_next = jnp.array([[[0.0], [0.5], [0.5]]]), jnp.array([[[0.0], [0.5], [0.25]]])
+    state = solvers.STOCHASTIC.init(x, jax.random.split(jax.random.key(0), 2))
+    state = solvers.STOCHASTIC.step(state, lambda x, t: jnp.ones_like(x), t, t_next)
+    np.testing.assert_array_equal(state.x[:, :2], x[:, :2])
+    assert (np.asarray(state.x[:, 2]) != 1).all()
+    assert not np.allclose(state.x[0, 2], state.x[1, 2])
+
+
 def test_an_unknown_solver_is_answered_with_those_that_exist():
-    assert [solvers.solver(name) for name in ("euler", "heun", "unipc")] == [
+    assert [solvers.solver(name) for name in ("euler", "heun", "unipc", "stochastic")] == [
         solvers.EULER,
         solvers.HEUN,
         solvers.UNIPC,
+        solvers.STOCHASTIC,
     ]
-    with pytest.raises(ValueError, match=r"'dpm'.*euler, heun, unipc"):
+    with pytest.raises(ValueError, match=r"'dpm'.*euler, heun, unipc, stochastic"):
         solvers.solver("dpm")

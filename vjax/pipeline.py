@@ -55,8 +55,8 @@ def _velocity(config, params, z, t, text, positions):
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _start(condition, noise, t, solver):
-    return sampler.start(condition, noise, t, solver=solver)
+def _start(condition, noise, t, keys, solver):
+    return sampler.start(condition, noise, t, solver=solver, keys=keys)
 
 
 @functools.partial(
@@ -252,11 +252,14 @@ class Pipeline:
             if source is not None:
                 condition = dataclasses.replace(condition, source=jnp.asarray(source))
             shape = condition.source.shape[1:]
+            # One video's noise depends on its seed and window alone, not on its place in a batch.
+            keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), made) for seed in seeds])
             if noise is None:
-                initial = jnp.stack([_noise(seed, made, shape) for seed in seeds])
+                initial = jnp.stack([jax.random.normal(key, shape) for key in keys])
             else:
                 initial = jnp.asarray(noise, jnp.float32)
-            latents = self._sample(condition, initial, times, method, guidance, on_step, quiet)
+            state = _start(condition, initial, times[0], keys, method)
+            latents = self._sample(condition, state, times, method, guidance, on_step, quiet)
             decoded = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
             canvases = [
                 timelines.paste(canvas, start, video)
@@ -266,9 +269,7 @@ class Pipeline:
             window = timelines.next_window(canvases[0], self.config)
         return np.stack([canvas.pixels for canvas in canvases])
 
-    def _sample(self, condition, noise, times, method, guidance, on_step, quiet) -> Array:
-        state = _start(condition, noise, times[0], method)
-
+    def _sample(self, condition, state, times, method, guidance, on_step, quiet) -> Array:
         def advance(state, begin, end):
             return _advance(
                 self.config.dit,
@@ -372,11 +373,6 @@ class Pipeline:
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."
             )
-
-
-def _noise(seed: int, window: int, shape: tuple[int, ...]) -> Array:
-    """One video's noise depends on its seed and window alone, not on its place in a batch."""
-    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), window), shape)
 
 
 def _leaves_nothing(canvas: Canvas, start: int, end: int) -> bool:

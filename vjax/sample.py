@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--guidance", metavar="G", type=_number, help="how closely to follow the prompt"
     )
-    how.add_argument("--solver", help="euler, heun or unipc")
+    how.add_argument("--solver", help="euler, heun, unipc or stochastic")
     common.add_argument("--out", metavar="FILE", help="mp4, webm, gif, webp, or png for one frame")
     common.add_argument("--like", metavar="FILE", help="repeat FILE, except for what is given here")
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from vjax import flow
 from vjax.solvers import Solver
@@ -74,6 +74,7 @@ def sample(
     times: Float[Array, "times"],
     *,
     solver: Solver,
+    keys: Key[Array, " B"] | None = None,
     guidance: float | int | Float[Array, ""] = 1.0,
 ) -> Float[Array, "B T H W C"]:
     """Latents at `times[-1]`, made from noise in `len(times) - 1` steps.
@@ -82,7 +83,7 @@ def sample(
     Guidance runs the network once on a batch of 2B (see `paired`). The Python number 1 turns it
     off and halves the cost; pass an array to change the scale without compiling again.
     """
-    state = start(condition, noise, times[0], solver=solver)
+    state = start(condition, noise, times[0], solver=solver, keys=keys)
     state = advance(
         velocity, condition, state, times, 0, times.size - 1, solver=solver, guidance=guidance
     )
@@ -95,9 +96,13 @@ def start(
     t: Float[Array, ""],
     *,
     solver: Solver,
+    keys: Key[Array, " B"] | None = None,
 ) -> Any:
-    """The solver's state before the first step: each token at its own time on its path."""
-    return solver.init(flow.interpolate(condition.source, noise, _own_time(condition, t)))
+    """The solver's state before the first step: each token at its own time on its path.
+
+    `keys` are the samples' own, for a solver that adds noise on the way.
+    """
+    return solver.init(flow.interpolate(condition.source, noise, _own_time(condition, t)), keys)
 
 
 def advance(

@@ -1,11 +1,16 @@
 """Solvers of the flow's equation `dx/dt = v(x, t)`, as pure step functions for `lax.scan`.
 
-A solver is four facts and two functions: `init` makes a state of fixed shape around the latents,
-`step` carries it from one time to the next. `state.x` always is the latents.
+A solver is a few facts and two functions: `init` makes a state of fixed shape around the latents
+(and a random key of each sample, which only a stochastic solver reads), `step` carries it from one
+time to the next. `state.x` always is the latents.
 
 Euler and Heun are one-step: every token may have its own time, in an array that broadcasts against
 the latents. UniPC (Zhao et al. 2023, arXiv:2302.04867) remembers earlier steps, which ties all
-tokens to one clock. It is the variant that Wan uses: order 2, B₂(h) = exp(h) - 1, data prediction,
+tokens to one clock. The stochastic one is Euler with churn (Karras et al. 2022, arXiv:2206.00364,
+algorithm 2, for a straight path): what a small network gets wrong at high noise stays on a
+deterministic path for good, while fresh noise covers it and lets the network decide again.
+
+UniPC is the variant that Wan uses: order 2, B₂(h) = exp(h) - 1, data prediction,
 and order 1 in the first and the last step. Its oracle is diffusers' `UniPCMultistepScheduler(
 prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=2)`; Wan's own code is the
 same formula on other times, see `flow.wan_schedule` and `flow.diffusers_schedule`.
@@ -19,7 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from vjax.flow import data_from_velocity
 
@@ -31,10 +36,9 @@ class Solver:
     """A way to walk the flow; hashable, so that it goes to `jit` as a static argument."""
 
     name: str
-    init: Callable[[Array], Any]  # latents -> state
+    init: Callable[[Array, Array], Any]  # latents, keys [B] -> state
     step: Callable[[Any, Velocity, Array, Array], Any]  # state, velocity, t, t_next -> state
-    evaluations_per_step: int
-    needs_one_clock: bool  # times are scalars; otherwise anything that broadcasts to the latents
+    needs_one_clock: bool = False  # times are scalars; otherwise they broadcast to the latents
 
 
 # States are not checked at run time, because a tree of their shapes or shardings is one too.
@@ -45,6 +49,10 @@ class OneStep:
     """All that a solver without memory carries."""
 
     x: Float[Array, "*shape"]
+
+
+def one_step_init(x: Float[Array, "*shape"], keys: Key[Array, " B"] | None = None) -> OneStep:
+    return OneStep(x)
 
 
 def euler_step(state: OneStep, velocity: Velocity, t: Array, t_next: Array) -> OneStep:
@@ -64,6 +72,47 @@ def heun_step(state: OneStep, velocity: Velocity, t: Array, t_next: Array) -> On
     return OneStep(state.x + (t_next - t) * mean)
 
 
+CHURN = 2.0  # how far a step first goes back, in lengths of the step
+MOST_CHURN = 0.5  # and at most, as a share of t (1 - t)
+
+
+@typing.no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Churned:
+    """Latents, and where the noise of each sample comes from."""
+
+    x: Float[Array, "B *shape"]
+    keys: Key[Array, " B"]
+    count: Int[Array, ""]  # steps made
+
+
+def stochastic_init(x: Float[Array, "B *shape"], keys: Key[Array, " B"]) -> Churned:
+    return Churned(x, jnp.array(keys), jnp.zeros((), jnp.int32))
+
+
+def stochastic_step(state: Churned, velocity: Velocity, t: Array, t_next: Array) -> Churned:
+    """Back to t + c t (1 - t) with fresh noise, and from there Euler's step to t_next.
+
+    The data keep the share 1 - c t of what they had, and noise fills up what is missing to its new
+    level. Short steps go back less, so that many of them follow a stochastic equation with the
+    distributions of the flow. Tokens whose time stands still are left alone.
+    """
+
+    def draw(key: Array) -> Array:
+        shape = state.x.shape[1:]
+        return jax.random.normal(jax.random.fold_in(key, state.count), shape, state.x.dtype)
+
+    noise = jax.vmap(draw)(state.keys)
+    share = CHURN * (t - t_next) / jnp.maximum(t * (1 - t), 1e-6)
+    keep = 1 - jnp.minimum(share, MOST_CHURN) * t
+    raised = 1 - (1 - t) * keep
+    missing = jnp.sqrt(jnp.maximum(raised**2 - (keep * t) ** 2, 0))
+    x = keep * state.x + missing * noise
+    x = x + (t_next - raised) * velocity(x, raised)
+    return Churned(x, state.keys, state.count + 1)
+
+
 @typing.no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +128,7 @@ class MultiStep:
     count: Int[Array, ""]  # steps made
 
 
-def unipc_init(x: Float[Array, "*shape"]) -> MultiStep:
+def unipc_init(x: Float[Array, "*shape"], keys: Key[Array, " B"] | None = None) -> MultiStep:
     # Memory that `count` declares empty; 1 is a time like any other.
     # Every field has a buffer of its own, so that the state can be donated.
     zeros, one = functools.partial(jnp.zeros_like, x), functools.partial(jnp.ones, (), x.dtype)
@@ -154,14 +203,15 @@ def _corrector_moments(h: Array) -> tuple[Array, Array]:
     return first / expm1, 2 * second / expm1
 
 
-EULER = Solver("euler", OneStep, euler_step, evaluations_per_step=1, needs_one_clock=False)
-HEUN = Solver("heun", OneStep, heun_step, evaluations_per_step=2, needs_one_clock=False)
-UNIPC = Solver("unipc", unipc_init, unipc_step, evaluations_per_step=1, needs_one_clock=True)
+EULER = Solver("euler", one_step_init, euler_step)
+HEUN = Solver("heun", one_step_init, heun_step)
+UNIPC = Solver("unipc", unipc_init, unipc_step, needs_one_clock=True)
+STOCHASTIC = Solver("stochastic", stochastic_init, stochastic_step)
+SOLVERS = {each.name: each for each in (EULER, HEUN, UNIPC, STOCHASTIC)}
 
 
 def solver(name: str) -> Solver:
     """The solver of that name; raises ValueError with those that exist."""
-    solvers = {each.name: each for each in (EULER, HEUN, UNIPC)}
-    if name not in solvers:
-        raise ValueError(f"There is no solver {name!r}: choose one of {', '.join(solvers)}.")
-    return solvers[name]
+    if name not in SOLVERS:
+        raise ValueError(f"There is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
+    return SOLVERS[name]
