@@ -6,13 +6,14 @@ python -m vjax.train configs/world_dit.py --vae=runs/world_vae/bundle
 from vjax import weights, world
 from vjax.config import (
     Bucket,
-    DataConfig,
     DiTConfig,
     DiTLossConfig,
+    Group,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
     SamplerConfig,
+    Stage,
     TextConfig,
 )
 
@@ -23,6 +24,28 @@ PROMPTS = (
     "a pink ring bounces in the sky",
     "a blue cross grows at sunset",
     "an orange triangle circles around on gray",
+)
+
+
+def picture(height: int, width: int, batch: int = 24) -> Bucket:
+    """Pictures: what a shape is gets decided where there is much noise."""
+    return Bucket(frames=1, height=height, width=width, batch=batch, time_mean=1.6)
+
+
+def clip(frames: int, height: int, width: int, batch: int, **known) -> Bucket:
+    """Clips repeat themselves from frame to frame, so more noise hides as much of them."""
+    mean = 2.2 if frames < 33 else 2.4
+    return Bucket(frames=frames, height=height, width=width, batch=batch, time_mean=mean, **known)
+
+
+# Every update has pictures too. Small clips cost little and teach motion as well.
+CLIPS = (
+    Group((picture(96, 96), clip(17, 96, 96, batch=24)), share=0.3),
+    Group((picture(96, 96), clip(17, 64, 64, batch=56)), share=0.3),
+    Group((picture(96, 96), clip(33, 96, 96, batch=16)), share=0.15),
+    Group((picture(96, 96), clip(33, 96, 96, batch=16, anchors=2)), share=0.1),
+    Group((picture(80, 128), clip(17, 80, 128, batch=24)), share=0.075),
+    Group((picture(128, 80), clip(17, 128, 80, batch=24)), share=0.075),
 )
 
 
@@ -65,25 +88,36 @@ def get_config() -> RunConfig:
             sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=3.0),
             vocabulary=tuple(sorted(world.vocabulary())),
         ),
-        data=DataConfig(
-            # Images teach what things look like at a fifth of the cost of the shortest clips.
-            buckets=(
-                Bucket(frames=1, height=96, width=96, batch=48, weight=0.32),
-                Bucket(frames=1, height=80, width=128, batch=44, weight=0.08),
-                Bucket(frames=1, height=128, width=80, batch=44, weight=0.08),
-                Bucket(frames=17, height=96, width=96, batch=12, weight=0.21),
-                Bucket(frames=17, height=80, width=128, batch=11, weight=0.05),
-                Bucket(frames=17, height=128, width=80, batch=11, weight=0.05),
-                Bucket(frames=33, height=96, width=96, batch=6, weight=0.13),
-                Bucket(frames=33, height=96, width=96, batch=6, anchors=2, weight=0.05),
+        stages=(
+            # What things look like, from many captions an update.
+            Stage(
+                groups=(Group((picture(96, 96, batch=64),)),),
+                steps=3000,
+                learning_rate=3e-3,
+                ema=0.998,
+            ),
+            # How they move. A fresh optimizer from the average is ahead of going on.
+            Stage(
+                groups=CLIPS,
+                steps=3500,
+                learning_rate=3e-3,
+                ema=0.998,
+                restart=True,
+                one_thing=0.75,
+            ),
+            Stage(
+                groups=CLIPS,
+                steps=1500,
+                learning_rate=2e-3,
+                decay_from=0.5,
+                ema=0.997,
+                restart=True,
+                one_thing=0.75,
             ),
         ),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=3e-3, warmup=100, ema=0.999, decay_from=0.75
-        ),
-        dit_loss=DiTLossConfig(noises=2, known_noise=0.05, time_mean=1.8),
+        optimizer=OptimizerConfig(name="muon"),
+        dit_loss=DiTLossConfig(known_noise=0.05),
         tokenizer=str(weights.ASSETS / "default" / "tokenizer.json"),
-        steps=12000,
         log_every=50,
         checkpoint_every=200,
         sample_every=1000,

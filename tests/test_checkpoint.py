@@ -18,22 +18,22 @@ from vjax import validation
 from vjax.config import (
     Bucket,
     ConfigError,
-    DataConfig,
     DiTLossConfig,
+    Group,
     OptimizerConfig,
     RunConfig,
     SamplerConfig,
+    Stage,
 )
 from vjax.training import checkpoint, resume
 from vjax.training.checkpoint import CheckpointError, Checkpoints
 
+BUCKET = Bucket(frames=5, height=32, width=32, batch=8)
 CONFIG = RunConfig(
     name="run",
     trains="dit",
     model=tiny.MODEL,
-    data=DataConfig(buckets=(Bucket(frames=5, height=32, width=32, batch=8),), fps=8),
-    optimizer=OptimizerConfig(learning_rate=1e-2),
-    steps=10,
+    stages=(Stage((Group((BUCKET,)),), steps=10, learning_rate=1e-2),),
 )
 INPUTS = {"vae": "a" * 16, "tokenizer": "b" * 16, "dtype": "float32"}
 KERNEL = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
@@ -205,20 +205,23 @@ def test_a_save_that_fails_reaches_the_loop_and_keeps_the_one_before(directory, 
 
 # --- What must be the same -----------------------------------------------------------------------
 
+
+def stage(**changes) -> dict:
+    """The config's only stage with some fields changed."""
+    return {"stages": (dataclasses.replace(CONFIG.stages[0], **changes),)}
+
+
 MUST_MATCH = {
     'trains was "dit" and is "vae"': {"trains": "vae"},
     "seed was 0 and is 1": {"seed": 1},
-    "steps was 10 and is 20": {"steps": 20},
+    r"stages\[0\].steps was 10 and is 20": stage(steps=20),
     r"frozen was \[\] and is \[\"text\"\]": {"frozen": ("text",)},
-    "dit_loss.time_mean was 0.0 and is 1.6": {"dit_loss": DiTLossConfig(time_mean=1.6)},
-    "optimizer.warmup was 100 and is 7": {
-        "optimizer": dataclasses.replace(CONFIG.optimizer, warmup=7)
-    },
-    r"data.buckets\[0\].batch was 8 and is 16": {
-        "data": dataclasses.replace(
-            CONFIG.data, buckets=(dataclasses.replace(CONFIG.data.buckets[0], batch=16),)
-        )
-    },
+    "dit_loss.time_std was 1.0 and is 1.6": {"dit_loss": DiTLossConfig(time_std=1.6)},
+    "optimizer.weight_decay was 0.0 and is 0.1": {"optimizer": OptimizerConfig(weight_decay=0.1)},
+    r"stages\[0\].warmup was 100 and is 7": stage(warmup=7),
+    r"stages\[0\].groups\[0\].buckets\[0\].batch was 8 and is 16": stage(
+        groups=(Group((dataclasses.replace(BUCKET, batch=16),)),)
+    ),
     "model.dit.depth was 2 and is 3": {
         "model": tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, depth=3))
     },
@@ -247,6 +250,7 @@ def test_what_decides_no_number_may_change(directory):
         run_dir="elsewhere",
         vae="moved",
         log_every=1,
+        steps=5,
         keep_checkpoints=5,
         sample_prompts=("a red circle",),
         data=dataclasses.replace(CONFIG.data, threads=7),
@@ -256,20 +260,19 @@ def test_what_decides_no_number_may_change(directory):
 
 
 def test_a_lower_rate_is_taken_and_said(directory, caplog):
-    optimizer = dataclasses.replace(CONFIG.optimizer, learning_rate=1e-3)
     with caplog.at_level(logging.WARNING, "vjax"):
-        found = restored(directory, dataclasses.replace(CONFIG, optimizer=optimizer))
+        found = restored(directory, dataclasses.replace(CONFIG, **stage(learning_rate=1e-3)))
     assert int(found["step"]) == 4
-    assert "optimizer.learning_rate was 0.01 and is 0.001 from here on" in caplog.text
+    assert "stages[0].learning_rate was 0.01 and is 0.001 from here on" in caplog.text
 
 
 def test_fields_come_and_go_without_making_old_runs_unusable():
     saved = validation.to_dict(CONFIG)
-    del saved["dit_loss"]["noises"], saved["frozen"]  # they came later, with default values
+    del saved["dit_loss"]["nothing"], saved["frozen"]  # they came later, with default values
     saved["vae_loss"]["gone"] = 0.0  # and this one went
     resume.check_resume(CONFIG, {}, saved, "runs/run")
-    other = dataclasses.replace(CONFIG, dit_loss=DiTLossConfig(noises=2))
-    with pytest.raises(ConfigError, match=r"dit_loss.noises was 1 and is 2"):
+    other = dataclasses.replace(CONFIG, dit_loss=DiTLossConfig(nothing=0.5))
+    with pytest.raises(ConfigError, match=r"dit_loss.nothing was 0.6 and is 0.5"):
         resume.check_resume(other, {}, saved, "runs/run")
     saved["vae_loss"]["gone"] = 0.5
     with pytest.raises(ConfigError, match=r"vae_loss.gone was 0.5 and is not there"):

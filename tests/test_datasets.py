@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
+from vjax import config as configs
 from vjax import validation, world
-from vjax.config import Bucket, ConfigError, DataConfig
+from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.data import datasets, loader
+from vjax.training.plan import Plan
 
 SHAPE = {"frames": 9, "height": 64, "width": 80}
 
@@ -36,12 +38,23 @@ def test_records_are_the_clips_that_were_drawn(directory):
 
 def test_training_reads_them_through_grain(directory):
     bucket = Bucket(frames=5, height=64, width=64, batch=2)
-    config = DataConfig(source="tfds:captioned_world", directory=directory, buckets=(bucket,))
-    batch = next(loader.batches(config, seed=1, tokenizer=tiny.tokenizer(), start=0, stop=2))
-    assert batch.arrays["video"].shape == (2, 5, 64, 64, 3)
-    assert batch.arrays["mask"].sum() > 10
-    again = next(loader.batches(config, seed=1, tokenizer=tiny.tokenizer(), start=0, stop=2))
-    np.testing.assert_array_equal(batch.arrays["video"], again.arrays["video"])
+    data = DataConfig(source="tfds:captioned_world", directory=directory)
+    stages = (Stage((Group((bucket,)),), steps=2),)
+    config = RunConfig("run", "dit", tiny.model(fps=16), stages, data)
+
+    def first():
+        batches = loader.batches(config, Plan(stages), tokenizer=tiny.tokenizer(), start=0, stop=2)
+        ((found, arrays),) = next(batches).parts
+        assert found == bucket
+        return arrays
+
+    arrays = first()
+    assert arrays["video"].shape == (2, 5, 64, 64, 3)
+    assert arrays["mask"].sum() > 10
+    np.testing.assert_array_equal(arrays["video"], first()["video"])
+    one_thing = configs.replace(stages[0], one_thing=0.5)
+    with pytest.raises(ConfigError, match="one_thing"):
+        loader.batches(config, Plan((one_thing,)), tokenizer=None, start=0, stop=2)
 
 
 def test_a_missing_data_set_is_named(tmp_path):
@@ -91,10 +104,10 @@ def test_held_out_clips_are_never_trained_on_in_any_epoch(own_split, directory, 
         file.write_text(json.dumps(info))
         directory = str(tmp_path)
     bucket = Bucket(frames=9, height=64, width=80, batch=2)
-    config = DataConfig(source="tfds:captioned_world", directory=directory, buckets=(bucket,))
+    config = DataConfig(source="tfds:captioned_world", directory=directory)
     training, held_out = (
-        {source(index, bucket)[0].tobytes() for index in range(30)}
-        for source in (loader.make_source(config, 0, held_out=h) for h in (False, True))
+        {source(index, bucket, 0.0)[0].tobytes() for index in range(30)}
+        for source in (loader.make_source(config, 0, 16.0, held_out=h) for h in (False, True))
     )
     assert (len(training), len(held_out)) == ((6, 1) if own_split else (5, 1))
     assert not training & held_out

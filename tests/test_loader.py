@@ -4,21 +4,24 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax.config import Bucket, ConfigError, DataConfig
-from vjax.data.loader import PERIOD, Schedule, batches
+from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
+from vjax.data.loader import batches
+from vjax.training.plan import Plan
 
-BUCKETS = (
-    Bucket(frames=5, height=64, width=64, batch=4, weight=3),
-    Bucket(frames=1, height=64, width=96, batch=8, weight=1),
+CLIPS = Bucket(frames=5, height=64, width=64, batch=4)
+PICTURES = Bucket(frames=1, height=64, width=96, batch=8)
+STAGES = (
+    Stage((Group((CLIPS,), share=2), Group((PICTURES, CLIPS))), steps=4),
+    Stage((Group((PICTURES,)),), steps=2),
 )
-CONFIG = DataConfig(buckets=BUCKETS, threads=2, prefetch=2)
+CONFIG = RunConfig("run", "dit", tiny.MODEL, STAGES, DataConfig(threads=2, prefetch=2), seed=3)
 
 
 def take(start: int, stop: int, process: tuple[int, int] = (0, 1), dropout: float = 0.0):
     return list(
         batches(
             CONFIG,
-            seed=3,
+            Plan(STAGES),
             tokenizer=tiny.tokenizer(64),
             start=start,
             stop=stop,
@@ -28,39 +31,47 @@ def take(start: int, stop: int, process: tuple[int, int] = (0, 1), dropout: floa
     )
 
 
-def test_every_bucket_gets_its_share():
-    schedule = Schedule(BUCKETS, seed=0)
-    counts = [sum(schedule[i] == bucket for i in range(PERIOD)) for bucket in BUCKETS]
-    assert counts == [750, 250]
-    assert schedule.clips_before(2 * PERIOD) == 2 * (750 * 4 + 250 * 8)
+def clips_of(found) -> list:
+    """Every clip with its ids, in order."""
+    parts = [arrays for batch in found for _, arrays in batch.parts]
+    return [pair for part in parts for pair in zip(part["video"], part["ids"], strict=True)]
+
+
+def test_batches_are_those_of_the_plan():
+    plan = Plan(STAGES)
+    for batch in take(0, 6):
+        assert [bucket for bucket, _ in batch.parts] == list(plan[batch.step].group.buckets)
+        for bucket, arrays in batch.parts:
+            shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
+            assert arrays["video"].shape == shape
 
 
 def test_resuming_repeats_the_uninterrupted_order():
-    whole, resumed = take(0, 6), take(4, 6)
-    for one, other in zip(whole[4:], resumed, strict=True):
-        assert (one.step, one.bucket) == (other.step, other.bucket)
-        np.testing.assert_array_equal(one.arrays["video"], other.arrays["video"])
-        np.testing.assert_array_equal(one.arrays["ids"], other.arrays["ids"])
+    whole, resumed = take(0, 6), take(3, 6)
+    assert [batch.step for batch in resumed] == [3, 4, 5]
+    for one, other in zip(clips_of(whole[3:]), clips_of(resumed), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_hosts_share_each_batch_in_the_global_order():
-    batches = take(0, 2)
-    first, second = take(0, 2, (0, 2)), take(0, 2, (1, 2))
-    for one, a, b in zip(batches, first, second, strict=True):
-        for name, whole in one.arrays.items():
-            parts = a.arrays[name], b.arrays[name]
-            np.testing.assert_array_equal(whole, np.concatenate(parts))
+    whole, first, second = take(0, 4), take(0, 4, (0, 2)), take(0, 4, (1, 2))
+    for batch, a, b in zip(whole, first, second, strict=True):
+        for (bucket, one), (_, mine), (_, other) in zip(batch.parts, a.parts, b.parts, strict=True):
+            for name, both in one.items():
+                assert len(mine[name]) == bucket.batch // 2
+                np.testing.assert_array_equal(both, np.concatenate([mine[name], other[name]]))
 
 
 def test_no_clip_is_drawn_twice():
-    clips = [clip.tobytes() for batch in take(0, 4) for clip in batch.arrays["video"]]
+    clips = [clip.tobytes() for clip, _ in clips_of(take(0, 6))]
     assert len(set(clips)) == len(clips)
 
 
 def test_caption_dropout_leaves_empty_texts():
-    dropped = [batch.arrays["mask"].sum(1) == 1 for batch in take(0, 4, dropout=1.0)]
-    assert np.concatenate(dropped).all()
-    assert not np.concatenate([batch.arrays["mask"].sum(1) == 1 for batch in take(0, 4)]).any()
+    texts = [(ids > 0).sum() for _, ids in clips_of(take(0, 4, dropout=1.0))]
+    assert set(texts) == {1}
+    assert min((ids > 0).sum() for _, ids in clips_of(take(0, 4))) > 1
 
 
 def test_a_batch_that_hosts_cannot_share_is_refused():

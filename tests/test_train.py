@@ -20,16 +20,31 @@ from vjax import config as configs
 from vjax import models, validation, weights
 from vjax import train as trainer
 from vjax import video as media
-from vjax.config import Bucket, ConfigError, DataConfig, DiTLossConfig, OptimizerConfig, RunConfig
+from vjax.config import (
+    Bucket,
+    ConfigError,
+    DiTLossConfig,
+    Group,
+    OptimizerConfig,
+    RunConfig,
+    Stage,
+)
 from vjax.data import loader
+from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
-from vjax.training import loss as losses
-from vjax.training import preview
+from vjax.training import dit, start, vae
 from vjax.training.checkpoint import Checkpoints
-from vjax.training.state import init_state, train_step
+from vjax.training.plan import Plan
+from vjax.training.state import init_state, restart, train_step
 
 FIVE = Bucket(frames=5, height=32, width=32, batch=8)
-ADAM = OptimizerConfig(learning_rate=1e-2, warmup=1)
+
+
+def stage(*buckets: Bucket, steps: int = 4, **changes) -> Stage:
+    """A stage of one group."""
+    return Stage((Group(buckets),), steps, **{"learning_rate": 1e-2, "warmup": 1, **changes})
+
+
 # What is compiled backwards is smaller still: two frames a latent, in one step down.
 MODEL = tiny.model(
     frames=5,
@@ -46,10 +61,8 @@ def dit_config(directory, **changes) -> RunConfig:
         name="run",
         trains="dit",
         model=MODEL,
-        data=DataConfig(buckets=(FIVE,), fps=8),
-        optimizer=ADAM,
+        stages=(stage(FIVE),),
         run_dir=str(directory),
-        steps=4,
         checkpoint_every=2,
         sample_every=100,
         log_every=1,
@@ -64,9 +77,9 @@ def vae_config(directory, **changes) -> RunConfig:
 
 
 def one_batch(config: RunConfig, bucket: Bucket) -> dict:
-    data = dataclasses.replace(config.data, buckets=(bucket,))
-    batch = next(loader.batches(data, seed=0, tokenizer=tiny.tokenizer(), start=0, stop=1))
-    return batch.arrays
+    plan = Plan((stage(bucket),))
+    batch = next(loader.batches(config, plan, tokenizer=tiny.tokenizer(), start=0, stop=1))
+    return batch.parts[0][1]
 
 
 # --- What the DiT's loss sees --------------------------------------------------------------------
@@ -111,7 +124,7 @@ def encode(video):
 def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None):
     """The loss, the clips in [-1, 1] and what the transformer saw of them."""
     watched = Watched()
-    monkeypatch.setattr(losses, "models", types.SimpleNamespace(bind=watched.bind, Params=dict))
+    monkeypatch.setattr(dit, "models", types.SimpleNamespace(bind=watched.bind, Params=dict))
     model = tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
     config = dataclasses.replace(dit_config("runs"), model=model, dit_loss=loss or DiTLossConfig())
     shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
@@ -120,9 +133,8 @@ def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None):
 
     @jax.jit
     def run(batch):
-        value, _ = losses.dit_loss(
-            config, bucket, {"dit": {}, "text": {}}, {}, batch, jax.random.key(0), jnp.float32
-        )
+        params = {"dit": {}, "text": {}, "vae": {}}
+        value, _ = dit.DiTTask(config).loss(bucket, params, batch, jax.random.key(0))
         return value, vars(watched.seen)
 
     value, seen = run({"video": video, "ids": ids, "mask": ids == 0})
@@ -206,15 +218,6 @@ def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatc
     assert 8 < ends < 30
 
 
-def test_every_clip_serves_several_noises_side_by_side(monkeypatch):
-    bucket = dataclasses.replace(BUCKETS["plain"], batch=8)
-    loss = DiTLossConfig(noises=2, nothing=0.0, first_frame=1.0, known_noise=0.0)
-    _, video, seen = watch(monkeypatch, bucket, loss)
-    first = np.repeat(np.asarray(encode(video)[0])[:, 0], 2, axis=0)
-    np.testing.assert_allclose(np.asarray(seen.point)[:, 0], first, atol=1e-6)
-    assert len(np.unique(np.asarray(seen.t)[:, -1])) == 16
-
-
 # --- Steps ---------------------------------------------------------------------------------------
 
 
@@ -228,15 +231,17 @@ def bundle(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def config(bundle, tmp_path_factory) -> RunConfig:
     """A DiT's run on clips with all that can be known of them, and on pictures."""
-    full = dataclasses.replace(FIVE, anchors=2, boxes=True, weight=0.7)
-    pictures = dataclasses.replace(FIVE, frames=1, weight=0.3)
+    full = dataclasses.replace(FIVE, anchors=2, boxes=True)
+    pictures = dataclasses.replace(FIVE, frames=1)
+    groups = (Group((full,), share=0.7), Group((pictures, FIVE), share=0.3))
+    first = Stage(groups, steps=15, learning_rate=1e-2, warmup=1)
+    second = dataclasses.replace(first, restart=True, decay_from=0.5)
     return dit_config(
         tmp_path_factory.mktemp("runs"),
-        data=DataConfig(buckets=(full, pictures), fps=8),
-        dit_loss=DiTLossConfig(noises=2, nothing=0.4),
+        stages=(first, second),
+        dit_loss=DiTLossConfig(nothing=0.4),
         vae=bundle,
         init=bundle,
-        steps=30,
         checkpoint_every=20,
         sample_prompts=("a red circle",),
     )
@@ -244,17 +249,18 @@ def config(bundle, tmp_path_factory) -> RunConfig:
 
 def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
     assert jax.device_count() == 8
-    bucket = config.data.buckets[0]
-    batch, results = one_batch(config, bucket), []
+    task = dit.DiTTask(config)
+    parts = [(b, one_batch(config, b)) for group in config.stages[0].groups for b in group.buckets]
+    results = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = meshes.make_mesh(devices)
         everywhere = meshes.replicated(mesh)
         given = {name: PARAMS[name] for name in ("dit", "text")}
-        state = jax.device_put(init_state(config, given), everywhere)
-        frozen = jax.device_put(PARAMS["vae"], everywhere)
+        state = jax.device_put(init_state(task, given), everywhere)
+        frozen = jax.device_put({"vae": PARAMS["vae"]}, everywhere)
         with jax.sharding.set_mesh(mesh):
-            arrays = meshes.place_batch(mesh, batch)
-            state, metrics = train_step(config, bucket, state, frozen, arrays)
+            placed = [(bucket, meshes.place_batch(mesh, arrays)) for bucket, arrays in parts]
+            state, metrics = train_step(task, state, frozen, placed, 1e-2, 0.1)
         for leaf in jax.tree.leaves(state):
             assert leaf.sharding.is_fully_replicated
         results.append(jax.device_get((state, metrics)))
@@ -272,17 +278,70 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
     with jax.sharding.set_mesh(mesh):
         for _ in range(15):
             state["step"] = jax.device_put(jnp.int32(0), everywhere)
-            state, metrics = train_step(config, bucket, state, frozen, arrays)
+            state, metrics = train_step(task, state, frozen, placed, 1e-2, 0.1)
             found.append(float(metrics["loss"]))
     assert found[-1] < 0.8 * found[0]
+
+
+class Mean(vae.VAETask):
+    """A loss without randomness: how far a brightness is from the mean of each clip."""
+
+    def loss(self, bucket, params, batch, key):
+        means = to_float(batch["video"]).mean(axis=(1, 2, 3, 4))
+        return jnp.mean((params["vae"]["kernel"] - means) ** 2), {}
+
+
+def test_an_update_of_several_buckets_is_the_mean_over_clips_times_root_of_frames():
+    task = Mean(vae_config("runs", optimizer=OptimizerConfig(clip_norm=1e9)))
+    params = {"vae": {"kernel": jnp.float32(0.3)}}
+    rng = np.random.default_rng(0)
+    pictures = dataclasses.replace(FIVE, frames=1, batch=24)
+    batches = [
+        (bucket, {"video": rng.integers(0, 256, (bucket.batch, bucket.frames, 4, 4, 3), np.uint8)})
+        for bucket in (FIVE, pictures, pictures)
+    ]
+
+    def update(parts):
+        state, metrics = train_step(task, init_state(task, params), {}, parts, 1e-2, 0.1)
+        return jax.device_get(state), jax.device_get(metrics)
+
+    def slope(batch) -> float:
+        return float(np.mean(2 * (0.3 - (batch["video"] / 127.5 - 1).mean(axis=(1, 2, 3, 4)))))
+
+    _, metrics = update(batches)
+    shares = np.array([8 * 5**0.5, 24, 24])
+    slopes = np.array([slope(batch) for _, batch in batches])
+    assert metrics["gradient_norm"] == pytest.approx(abs(slopes @ shares) / shares.sum(), rel=1e-4)
+
+    # With equal shapes it is gradient accumulation: the same as one larger batch.
+    parts = batches[1:]
+    larger = dataclasses.replace(pictures, batch=48)
+    whole = {"video": np.concatenate([batch["video"] for _, batch in parts])}
+    (one, one_metrics), (other, other_metrics) = update(parts), update([(larger, whole)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
+    assert one_metrics["loss"] == pytest.approx(other_metrics["loss"], rel=1e-5)
+
+
+def test_a_fresh_start_goes_on_from_the_average_and_forgets_the_moments():
+    task = Mean(vae_config("runs"))
+    state = init_state(task, {"vae": {"kernel": jnp.float32(0.3)}})
+    batch = {"video": np.zeros((8, 5, 4, 4, 3), np.uint8)}
+    for _ in range(3):
+        state, _ = train_step(task, state, {}, [(FIVE, batch)], 1e-2, 0.5)
+    before = jax.device_get(state)
+    state = jax.device_get(restart(task, state))
+    assert state["step"] == 3
+    assert state["params"] == state["ema"] == before["ema"] != before["params"]
+    fresh = init_state(task, {"vae": {"kernel": jnp.float32(0.3)}})["optimizer"]
+    jax.tree.map(np.testing.assert_array_equal, state["optimizer"], jax.device_get(fresh))
 
 
 # --- Runs ----------------------------------------------------------------------------------------
 
 
 def final_state(config: RunConfig, step: int) -> dict:
-    config, _, given, _ = trainer.starting_point(config)
-    state = init_state(config, jax.tree.map(jnp.asarray, given))
+    begin = start.starting_point(config)
+    config, state = begin.task.config, init_state(begin.task, begin.given)
     checkpoints = Checkpoints(pathlib.Path(config.run_dir) / config.name / "checkpoints", config)
     assert checkpoints.last() == step
     restored = checkpoints.restore(state)
@@ -296,7 +355,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
     # What a finished run leaves.
     assert made == runs / "run" / "bundle"
     pipe = vjax.load(made)
-    assert "step 30 of 30" in pipe.config.origin
+    assert "step 30" in pipe.config.origin
     assert pipe.config.vae == MODEL.vae
     clip = media.read(runs / "run" / "samples" / "0000030.mp4")
     assert clip.frames.shape == (5, 32, 32, 3)
@@ -307,7 +366,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
     seen = []
 
     def stopping(*arguments):
-        seen.append(arguments[1])
+        seen.append(tuple(bucket for bucket, _ in arguments[3]))
         if len(seen) == 11:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(*arguments)
@@ -319,9 +378,9 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
     assert final_state(config, 11)["step"] == 11
     assert not (runs / "run" / "samples").exists()
     trainer.train(config)
-    schedule = loader.Schedule(config.data.buckets, config.seed)
-    assert seen == [schedule[step] for step in range(30)]
-    assert set(seen) == set(config.data.buckets)  # both shapes were there
+    plan = Plan(config.stages)
+    assert seen == [plan[step].group.buckets for step in range(30)]
+    assert set(seen) == {group.buckets for group in config.stages[0].groups}  # both were there
     assert signal.getsignal(signal.SIGTERM) == handler
     resumed = final_state(config, 30)
     assert set(whole) == {"step", "params", "ema", "optimizer"}
@@ -333,7 +392,7 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
 def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents(
     bundle, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(preview, "CLIPS", 6)
+    monkeypatch.setattr(vae, "CLIPS", 6)
     monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
     found = []
 
@@ -343,7 +402,9 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
         return state, metrics
 
     monkeypatch.setattr(trainer, "train_step", watched)
-    config = vae_config(tmp_path, steps=30, init=bundle, checkpoint_every=100)
+    config = vae_config(
+        tmp_path, stages=(stage(FIVE, steps=30),), init=bundle, checkpoint_every=100
+    )
     made = trainer.train(config)
     assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
     loaded = weights.load(str(made))
@@ -351,7 +412,7 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     assert (model.dit, model.text) == (None, None)
     plain = dataclasses.replace(model.vae, latents_mean=(), latents_std=())
     mean = jax.jit(lambda params, video: models.bind(plain, params).encode(video)[0])
-    video = losses.to_float(preview.held_out_clips(config))
+    video = to_float(vae.held_out_clips(config))
     means = np.mean(mean(jax.tree.map(jnp.asarray, params["vae"]), video), axis=(0, 1, 2, 3))
     # The bundle's weights are rounded to bfloat16.
     np.testing.assert_allclose(means, model.vae.latents_mean, atol=0.05)
@@ -363,18 +424,30 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
 def test_a_frozen_network_stays_as_it_starts(tmp_path, bundle):
     config = dit_config(tmp_path, vae=bundle, init=bundle)
     frozen = dataclasses.replace(config, frozen=("text",))
-    frozen, vae, start, _ = trainer.starting_point(frozen)
-    state = init_state(frozen, jax.tree.map(jnp.asarray, start))
+    begin = start.starting_point(frozen)
+    jax.tree.map(np.testing.assert_array_equal, begin.frozen["text"], PARAMS["text"])
+    state = init_state(begin.task, begin.given)
+    # It has no average, no moments and no decay.
+    for part in ("params", "ema"):
+        assert set(state[part]) == {"dit"}
+    moments = {
+        jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state["optimizer"])
+    }
+    assert any("['dit']" in path for path in moments)
+    assert not any("['text']" in path for path in moments)
     before = jax.device_get(state["params"])
-    for _ in range(2):
-        state, _ = train_step(frozen, FIVE, state, vae, one_batch(frozen, FIVE))
-    jax.tree.map(np.testing.assert_array_equal, state["params"]["text"], before["text"])
+    parts = [(FIVE, one_batch(frozen, FIVE))]
+    state, _ = train_step(begin.task, state, begin.frozen, parts, 1e-2, 0.1)
     assert any(
         np.any(a != b)
-        for a, b in zip(*map(jax.tree.leaves, (state["params"]["dit"], before["dit"])), strict=True)
+        for a, b in zip(*map(jax.tree.leaves, (state["params"], before)), strict=True)
     )
-    with pytest.raises(ConfigError, match="comes from the bundle of --init"):
-        trainer.starting_point(dataclasses.replace(frozen, init=None))
+    for changes, message in (
+        ({"init": None}, "comes from the bundle of --init"),
+        ({"frozen": ("dit", "text")}, "all the networks"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            start.starting_point(dataclasses.replace(frozen, **changes))
 
 
 def small_state(config=None, given=None) -> dict:
@@ -386,7 +459,7 @@ def small_state(config=None, given=None) -> dict:
 
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):
-    def step(config, bucket, state, frozen, batch):
+    def step(task, state, frozen, parts, rate, ema):
         loss = losses_by_step[int(state["step"])]
         metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(gradient)}
         if not np.isfinite(loss):
@@ -398,7 +471,7 @@ def fake_step(losses_by_step: list[float], gradient: float = 1.0):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, capsys):
-    config = vae_config(tmp_path, steps=6, init=None)
+    config = vae_config(tmp_path, stages=(stage(FIVE, steps=6),))
     monkeypatch.setattr(trainer, "init_state", small_state)
     steps = fake_step([1, 1, 1, np.nan, 1, 1]) if what == "loss" else fake_step([1] * 6, np.inf)
     monkeypatch.setattr(trainer, "train_step", steps)
@@ -432,7 +505,7 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
         (["CONFIG", "--steps=many"], "must be a whole number"),
         (["CONFIG", "--trains=dit"], "needs the bundle of a trained VAE"),
         (["CONFIG", "--trains=both"], "trains"),
-        (["CONFIG", "--optimizer.name=sgd"], "Unknown optimizer"),
+        (["CONFIG", "--optimizer.name=sgd"], "must be one of .adamw., .muon."),
         (["CONFIG", "--init=nowhere"], "Unknown model 'nowhere'"),
         (["BATCH"], "multiple of the 8 devices"),
         (["FRAMES"], r"frames must be 1 \+ 2 k"),
@@ -442,7 +515,7 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
 def test_what_is_wrong_with_a_run_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
     changes = {"BATCH": {"batch": 12}, "FRAMES": {"frames": 4}, "SIZE": {"height": 40}}
     bucket = dataclasses.replace(FIVE, **changes.get(arguments[0], {}))
-    config = vae_config(tmp_path, data=DataConfig(buckets=(bucket,), fps=8))
+    config = vae_config(tmp_path, stages=(stage(bucket),))
     monkeypatch.setattr(trainer, "train_step", None)
     file = write_config(tmp_path, config)
     arguments = [file if a == "CONFIG" or a in changes else a for a in arguments]

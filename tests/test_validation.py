@@ -31,7 +31,7 @@ def test_overrides_reach_every_field(config):
         config,
         [
             "--steps=7",
-            "--optimizer.learning_rate=1",
+            "--stages.0.learning_rate=1",
             "--vae=None",
             "--name",
             "-x=1",
@@ -43,8 +43,8 @@ def test_overrides_reach_every_field(config):
         ],
     )
     assert (changed.steps, changed.vae, changed.name) == (7, None, "-x=1")
-    assert changed.optimizer.learning_rate == 1.0
-    assert isinstance(changed.optimizer.learning_rate, float)
+    assert changed.stages[0].learning_rate == 1.0
+    assert isinstance(changed.stages[0].learning_rate, float)
     assert changed.model.sampler.guidance == -1.5
     assert changed.model.dit.anchors is False
     assert changed.sample_prompts == ("a", "b")
@@ -63,13 +63,14 @@ def test_elements_of_tuples_can_be_changed():
     ("arguments", "message"),
     [
         (["--stepz=7"], "'stepz': did you mean 'steps'"),
-        (["--optimizer.learning_rat=1"], "did you mean 'learning_rate'"),
-        (["--steps.more=1"], r"'steps.more': steps is \d+"),
+        (["--optimizer.weight_deca=1"], "did you mean 'weight_decay'"),
+        (["--seed.more=1"], r"'seed.more': seed is \d+"),
+        (["--stages.9.steps=1"], r"stages has \d elements"),
         (["--steps=many"], "steps must be a whole number.*got 'many'"),
         (["--steps=1.5"], "steps must be a whole number.*got 1.5"),
         (["--steps=True"], "steps must be a whole number.*got True"),
-        (["--optimizer.learning_rate=nan"], "learning_rate must be a finite number.*got 'nan'"),
-        (["--optimizer.learning_rate=1e999"], "learning_rate must be a finite number.*got inf"),
+        (["--stages.0.learning_rate=nan"], "learning_rate must be a finite number.*got 'nan'"),
+        (["--stages.0.learning_rate=1e999"], "learning_rate must be a finite number.*got inf"),
         (["--model.dit.patch=(1,2)"], r"model.dit.patch must be a list of 3, got \(1, 2\)"),
         (["--model.dit.patch=()"], r"model.dit.patch must be a list of 3, got \(\)"),
         (["--model.dit.patch.7=1"], "model.dit.patch has 3 elements"),
@@ -107,23 +108,19 @@ def test_bad_overrides_are_refused(config, arguments, message):
         validation.override(config, arguments)
 
 
-HEAD = (
-    "from vjax.config import *\n"
-    "def get_config():\n"
-    "    model, data = ModelConfig(name='m'), DataConfig()\n"
-)
+HEAD = "from vjax.config import *\ndef get_config():\n    m, stages = ModelConfig(name='m'), ()\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
-            HEAD + "    return RunConfig(name='r', trains='vae', model=model, data=data, stepz=3)",
+            HEAD + "    return RunConfig(name='r', trains='vae', model=m, stages=stages, stepz=3)",
             "line 4: .*'stepz'",
         ),
-        (HEAD + "    return model.vea", "line 4: AttributeError: .*'vea'"),
+        (HEAD + "    return m.vea", "line 4: AttributeError: .*'vea'"),
         (HEAD + "    return VAEConfig(dim_mult=(1, 2))", "line 4: A VAE with 2 stages"),
-        (HEAD + "    return model", "returns a ModelConfig, no RunConfig"),
+        (HEAD + "    return m", "returns a ModelConfig, no RunConfig"),
         ("import nothing_of_that_name", "line 1: ModuleNotFoundError"),
         ("\n\nno Python", "line 3: SyntaxError"),
         (b"\x89PNG\r\n\0", "SyntaxError"),
@@ -131,8 +128,8 @@ HEAD = (
         ("def other(): pass", "must define get_config"),
         (
             HEAD
-            + "    model = ModelConfig(name='m', fps=-1)\n"
-            + "    return RunConfig(name='r', trains='vae', model=model, data=data)",
+            + "    m = ModelConfig(name='m', fps=-1)\n"
+            + "    return RunConfig(name='r', trains='vae', model=m, stages=stages)",
             ": model.fps must be a finite number from 0.01 to 1000, got -1",
         ),
     ],

@@ -20,8 +20,9 @@ from vjax import config as configs
 from vjax import runtime, validation, world
 from vjax.data import loader
 from vjax.models.flops import train_flops
-from vjax.train import starting_point
-from vjax.training.state import compute_dtype, init_state, train_step
+from vjax.training.plan import Plan
+from vjax.training.start import starting_point
+from vjax.training.state import init_state, train_step
 
 PROMPT = "a red circle moves right on a black background"
 
@@ -57,31 +58,35 @@ def data(clips: int = 100) -> dict[str, float]:
 
 
 def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]:
-    """The training step of a config's most frequent bucket, fed by the data pipeline."""
+    """The most frequent update of a config's last stage, fed by the data pipeline."""
     config = validation.load_config(config_path)
     if config.trains == "dit":
         config = configs.replace(config, vae=vae, frozen=())  # speed does not need their weights
-    config, frozen, _, tokenizer = starting_point(config)
-    bucket = max(config.data.buckets, key=lambda bucket: bucket.weight)
-    data = configs.replace(config.data, buckets=(bucket,))
-    config = configs.replace(config, data=data)
-    state = init_state(config)
-    stream = loader.batches(data, seed=0, tokenizer=tokenizer, start=0, stop=steps + 2)
+    last = config.stages[-1]
+    group = max(last.groups, key=lambda group: group.share)
+    stage = configs.replace(last, groups=(group,), steps=steps + 2)
+    begin = starting_point(configs.replace(config, stages=(stage,)))
+    task, config = begin.task, begin.task.config
+    state = init_state(task, begin.given)
+    plan = Plan(config.stages)
+    stream = loader.batches(config, plan, tokenizer=begin.tokenizer, start=0, stop=plan.steps)
     waited, took = [], []
-    for _ in range(steps + 2):
+    for step in range(plan.steps):
         began = time.perf_counter()
         batch = next(stream)
         waited.append(time.perf_counter() - began)
-        state, metrics = train_step(config, bucket, state, frozen, batch.arrays)
+        update = plan[step]
+        state, metrics = train_step(task, state, begin.frozen, batch.parts, update.rate, update.ema)
         jax.block_until_ready((state, metrics))
         took.append(time.perf_counter() - began)
     median = float(np.median(took[2:]))
+    flops = sum(train_flops(config, bucket) for bucket in group.buckets)
     return {
-        "train_seconds_per_step": median,
-        "train_clips_per_second": bucket.batch / median,
-        "train_model_gflops_per_second": train_flops(config, bucket) / median / 1e9,
+        "train_seconds_per_update": median,
+        "train_clips_per_second": sum(bucket.batch for bucket in group.buckets) / median,
+        "train_model_gflops_per_second": flops / median / 1e9,
         "train_data_wait_share": float(np.sum(waited[2:]) / np.sum(took[2:])),
-        "train_dtype": str(compute_dtype(config)),
+        "train_dtype": str(task.dtype),
     }
 
 

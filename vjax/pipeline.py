@@ -16,8 +16,8 @@ from vjax import conditioning, flow, models, progress, sampler, solvers, weights
 from vjax import timeline as timelines
 from vjax.config import DiTConfig
 from vjax.models.text import words_of
+from vjax.models.vae import to_float
 from vjax.timeline import Canvas, RequestError, Timeline
-from vjax.training.loss import to_float
 
 
 def load(name: str | os.PathLike = "default") -> "Pipeline":

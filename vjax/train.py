@@ -1,7 +1,7 @@
 """Trains a VAE or a DiT with its text encoder: `python -m vjax.train configs/FILE.py`.
 
 Any field of the config can be changed on the command line: `--steps=100
---optimizer.learning_rate=1e-3`. A run keeps everything in `RUN_DIR/NAME`: checkpoints, TensorBoard
+--stages.0.learning_rate=1e-3`. A run keeps everything in `RUN_DIR/NAME`: checkpoints, TensorBoard
 files, samples and the bundle that `vjax.load` reads. Started again, it goes on where it stopped,
 and ends with the same bits as a run that never stopped.
 """
@@ -20,15 +20,17 @@ from tensorboardX import SummaryWriter
 
 from vjax import config as configs
 from vjax import runtime, validation, weights
-from vjax.config import Bucket, ConfigError, RunConfig
+from vjax.config import ConfigError, Group, RunConfig
 from vjax.data import loader
 from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
-from vjax.tokenizer import read as read_tokenizer
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
-from vjax.training.resume import check_start, inputs
-from vjax.training.state import TRAINED, compute_dtype, init_state, train_step
+from vjax.training.plan import Plan, Update
+from vjax.training.resume import inputs
+from vjax.training.start import starting_point
+from vjax.training.state import init_state, restart, train_step
+from vjax.training.task import Task
 
 log = logging.getLogger("vjax")
 
@@ -42,18 +44,23 @@ def train(config: RunConfig) -> pathlib.Path:
     # --- Model -------------------------------------------------------------------------------
     mesh = meshes.make_mesh()
     everywhere = meshes.replicated(mesh)
-    config, frozen, given, tokenizer = starting_point(config)
-    _check_buckets(config, mesh.size)
-    frozen = jax.device_put(frozen, everywhere)
-    state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(config, given)
+    begin = starting_point(config)
+    task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
+    plan = Plan(config.stages)
+    for group in (group for stage in config.stages for group in stage.groups):
+        for bucket in group.buckets:
+            task.check(bucket, mesh.size)
+    frozen = jax.device_put(begin.frozen, everywhere)
+    state = jax.device_put(init_state(task, begin.given), everywhere)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    files = inputs(config, compute_dtype(config), frozen, given, tokenizer)
+    files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
     start = int(state["step"])
+    steps = plan.steps if config.steps is None else min(config.steps, plan.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
         "%s: %s parameters, %d devices, %s step %d of %d, in %s",
@@ -62,24 +69,24 @@ def train(config: RunConfig) -> pathlib.Path:
         mesh.size,
         "resuming at" if restored is not None else "starting at",
         start,
-        config.steps,
+        steps,
         run_dir,
     )
 
     # --- Data --------------------------------------------------------------------------------
     data = loader.batches(
-        config.data,
-        seed=config.seed,
+        config,
+        plan,
         tokenizer=tokenizer,
         start=start,
-        stop=config.steps,
-        caption_dropout=config.dit_loss.caption_dropout if config.trains == "dit" else 0.0,
+        stop=steps,
+        caption_dropout=task.caption_dropout,
         process=(jax.process_index(), jax.process_count()),
     )
 
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
-    meter, previous = _Meter(config), None
+    meter, previous = _Meter(config, steps), None
     writer = SummaryWriter(str(run_dir / "tensorboard"))
     with (
         contextlib.closing(checkpoints),
@@ -87,103 +94,41 @@ def train(config: RunConfig) -> pathlib.Path:
         _StopSignal() as stop,
         jax.sharding.set_mesh(mesh),
     ):
-        for step in range(start, config.steps):
+        for step in range(start, steps):
+            update = plan[step]
+            if update.restart:
+                state = restart(task, state)
             with meter.waiting():
                 batch = next(data)
-            arrays = meshes.place_batch(mesh, batch.arrays)
-            state, metrics = train_step(config, batch.bucket, state, frozen, arrays)
+            parts = [(bucket, meshes.place_batch(mesh, arrays)) for bucket, arrays in batch.parts]
+            state, metrics = train_step(task, state, frozen, parts, update.rate, update.ema)
             if previous is not None:
                 _report(meter.finish(*previous), config, writer, checkpoints)
-            previous = (step, batch.bucket, metrics)
+            previous = (update, metrics)
             done = step + 1
-            last = done == config.steps or stop.requested
+            last = done == steps or stop.requested
             if last or done % config.checkpoint_every == 0:
                 _report(meter.finish(*previous), config, writer, checkpoints)
                 previous = None
                 checkpoints.save(done, state)
             if last or done % config.sample_every == 0:
-                bundle = _export(config, run_dir, state, frozen, tokenizer)
+                bundle = _export(task, run_dir, state, frozen, tokenizer)
                 if not stop.requested:  # who asks to stop may not wait for samples
-                    preview.write(config, bundle, run_dir / "samples", done, writer)
+                    preview.write(task, bundle, run_dir / "samples", done, writer)
                 meter.pause()
             if stop.requested:
                 log.info("Stopped at step %d; the same command goes on from there.", done)
                 break
-        if start >= config.steps:  # the run had ended, but perhaps before its bundle was written
-            _export(config, run_dir, state, frozen, tokenizer)
+        if start >= steps:  # the run had ended, but perhaps before its bundle was written
+            _export(task, run_dir, state, frozen, tokenizer)
     return run_dir / "bundle"
 
 
-def starting_point(config: RunConfig):
-    """The config with the frozen VAE's, the frozen parameters, those to start from, a tokenizer."""
-    frozen, given, tokenizer = {}, None, None
-    if config.trains == "dit":
-        if config.vae is None:
-            raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
-        trained = weights.load(config.vae, networks=("vae",))
-        model = configs.replace(config.model, vae=trained.config.vae)
-        config, frozen = configs.replace(config, model=model), trained.params["vae"]
-        for name, value, of, wanted in (
-            ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),
-            ("out_channels", model.dit.out_channels, "the VAE's channels", model.vae.z_dim),
-            ("text_width", model.dit.text_width, "the text encoder's width", model.text.width),
-        ):
-            if value != wanted:
-                raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")
-    for network in config.frozen:
-        if network not in TRAINED.get(config.trains, ()) or config.init is None:
-            raise ConfigError(
-                f"frozen names {network!r}, which must be a network that this run trains and that "
-                "comes from the bundle of --init."
-            )
-    if config.init is not None:
-        start = weights.load(config.init, networks=TRAINED[config.trains])
-        given, tokenizer = start.params, start.tokenizer
-        if not given:
-            raise ConfigError(f"{config.init} has no network that this run trains.")
-        for network in given:
-            found, wanted = (getattr(model, network) for model in (start.config, config.model))
-            check_start(network, found, wanted, config.init)
-    if config.trains == "dit" and config.tokenizer is not None:
-        tokenizer = read_tokenizer(config.tokenizer, config.model.text)
-    if config.trains == "dit" and tokenizer is None:
-        raise ConfigError(
-            "A dit run needs a tokenizer: --tokenizer=FILE, or --init=BUNDLE with a text encoder."
-        )
-    return config, frozen, given, tokenizer
-
-
-def _check_buckets(config: RunConfig, devices: int) -> None:
-    """Raises ConfigError for a bucket that the first step of its kind would fail on."""
-    vae, dit = config.model.vae, config.model.dit
-    ratio, side = (vae.temporal_ratio, vae.spatial_ratio) if vae else (1, 1)
-    if config.trains == "dit":
-        side *= max(dit.patch)
-    elif config.trains == "vae" and config.vae_loss.equivariance:  # latents are halved
-        side *= 2
-    for bucket in config.data.buckets:
-        problem = None
-        if bucket.batch % devices:
-            problem = f"batch must be a multiple of the {devices} devices"
-        elif bucket.frames % ratio != 1 % ratio:
-            problem = f"frames must be 1 + {ratio} k"
-        elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):
-            problem = f"height, width and crop must be multiples of {side}"
-        elif bucket.anchors and bucket.frames < 1 + ratio * (bucket.anchors - 1):
-            problem = "there cannot be more anchors than latent frames"
-        if problem is not None:
-            raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
-
-
-def _export(config: RunConfig, run_dir: pathlib.Path, state, frozen, tokenizer) -> pathlib.Path:
+def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> pathlib.Path:
     """Writes the averaged weights as a bundle."""
-    params = {name: jax.device_get(state["ema"][name]) for name in TRAINED[config.trains]}
-    model = config.model
-    if config.trains == "vae":
-        model = preview.with_latent_statistics(config, params["vae"])
-    elif config.trains == "dit":
-        params = {**params, "vae": jax.device_get(frozen)}
-    origin = f"{config.name}: step {int(state['step'])} of {config.steps}, seed {config.seed}"
+    params = jax.device_get({**frozen, **state["ema"]})
+    config, model = task.config, task.model(params)
+    origin = f"{config.name}: step {int(state['step'])}, seed {config.seed}"
     model = configs.replace(model, origin=origin)
     weights.save(run_dir / "bundle", weights.Bundle(model, params, tokenizer))
     return run_dir / "bundle"
@@ -199,24 +144,24 @@ def _report(entry: dict | None, config: RunConfig, writer, checkpoints: Checkpoi
         raise NotFinite(
             f"The loss is {entry['loss']} and the norm of its gradient {entry['gradient_norm']} at "
             f"step {step}; {where}. A lower "
-            "--optimizer.learning_rate or --optimizer.clip_norm usually helps."
+            "learning_rate of the stage or --optimizer.clip_norm usually helps."
         )
     for name, value in entry.items():
         writer.add_scalar(name, value, step)
-    if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+    if (step + 1) % config.log_every == 0:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
-        log.info("step %d/%d  %s", step + 1, config.steps, shown)
+        log.info("step %d  %s", step + 1, shown)
 
 
 class _Meter:
     """Turns the metrics of finished steps into figures, with speed and the share of waiting."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, config: RunConfig, steps: int):
+        self.config, self.steps = config, steps
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
-        self.compiled: set[Bucket] = set()
+        self.compiled: set[Group] = set()
 
     def waiting(self):
         return _Stopwatch(self)
@@ -225,17 +170,19 @@ class _Meter:
         """Leaves what happened since the last step out of the speed."""
         self.clock, self.waited = time.perf_counter(), 0.0
 
-    def finish(self, step: int, bucket, metrics: dict) -> dict:
-        """Waits for one step's metrics and adds its speed, averaged over recent steps."""
-        entry = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+    def finish(self, update: Update, metrics: dict) -> dict:
+        """Waits for one update's metrics and adds its speed, averaged over recent ones."""
+        group = update.group
+        entry = {"step": update.step, **{name: float(value) for name, value in metrics.items()}}
+        entry["learning_rate"] = update.rate
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        sample = np.array(
-            [seconds, bucket.batch, train_flops(self.config, bucket), min(self.waited, seconds)]
-        )
+        clips = sum(bucket.batch for bucket in group.buckets)
+        flops = sum(train_flops(self.config, bucket) for bucket in group.buckets)
+        sample = np.array([seconds, clips, flops, min(self.waited, seconds)])
         self.waited = 0.0
-        if bucket not in self.compiled:  # a bucket's first step compiles: it says nothing of speed
-            self.compiled.add(bucket)
+        if group not in self.compiled:  # a group's first update compiles: it says nothing of speed
+            self.compiled.add(group)
         else:
             self.speed = sample if self.speed is None else 0.95 * self.speed + 0.05 * sample
         if self.speed is None:
@@ -244,7 +191,7 @@ class _Meter:
         entry["clips_per_second"] = clips / seconds
         entry["model_gflops_per_second"] = flops / seconds / 1e9
         entry["data_wait"] = waited / seconds
-        entry["hours_left"] = (self.config.steps - step - 1) * seconds / 3600
+        entry["hours_left"] = (self.steps - update.step - 1) * seconds / 3600
         return entry
 
 

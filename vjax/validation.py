@@ -83,7 +83,7 @@ def load_config(path: str) -> RunConfig:
 
 
 def override(config, arguments: list[str]):
-    """Replaces fields named on the command line: `--steps=100 --data.buckets.0.batch=8`.
+    """Replaces fields named on the command line: `--steps=100 --stages.0.steps=50`.
 
     Numbers in a name count the elements of a list, from 0. All changes are made before any is
     checked, so several fields that belong together can change.

@@ -181,7 +181,7 @@ def training_and_held_out(name: str, directory: str) -> tuple[grain.MapDataset, 
     return training[:rest], training[rest:]
 
 
-def stored_source(config: DataConfig, seed: int, held_out: bool = False):
+def stored_source(config: DataConfig, seed: int, fps: float, held_out: bool = False):
     """Clips of a data set in a global order that is shuffled anew each epoch.
 
     Args:
@@ -196,13 +196,13 @@ def stored_source(config: DataConfig, seed: int, held_out: bool = False):
     def read(index: int, bucket: Bucket):
         record = dataset[index]
         video = np.asarray(record["video"])
-        video = media.resample(video, float(record["fps"]), config.fps)
+        video = media.resample(video, float(record["fps"]), fps)
         if len(video) < bucket.frames:
             raise ConfigError(
-                f"A clip of {name} has {len(video)} frames at {config.fps:g} fps, too few for a "
+                f"A clip of {name} has {len(video)} frames at {fps:g} fps, too few for a "
                 f"bucket of {bucket.frames}: leave out the buckets that are longer."
             )
-        rng = np.random.default_rng((seed, index, 3))
+        rng = np.random.default_rng((3, seed, index))
         start = int(rng.integers(len(video) - bucket.frames + 1))
         video = media.fit(video[start : start + bucket.frames], bucket.width, bucket.height)
         return video, _text(record["short"]), _text(record["long"])

@@ -1,65 +1,46 @@
 """Batches for training, in an order that one number decides.
 
-Batch `i` of a run is a pure function of the config, the seed and `i`: which bucket it is, which
-clips it holds and how they are captioned. A run that stops and resumes, on any number of hosts,
-therefore sees what an uninterrupted one sees, and the only state to save is the step.
+Update `i` of a run is a pure function of the config, the seed and `i`: which buckets it takes,
+which clips they hold and how these are captioned. A run that stops and resumes, on any number of
+hosts, therefore sees what an uninterrupted one sees, and the only state to save is the step.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import grain
 import numpy as np
 
 from vjax import world
-from vjax.config import Bucket, ConfigError, DataConfig
+from vjax.config import Bucket, ConfigError, DataConfig, RunConfig
 from vjax.tokenizer import Tokenizer
+from vjax.training.plan import Plan
 
-PERIOD = 1000  # steps after which the sequence of buckets starts again
 FAR = 1 << 40  # clips of the world from this index on are never trained on
 
 Example = tuple[np.ndarray, str, str]  # frames uint8 [T H W 3], short caption, long caption
-Source = Callable[[int, Bucket], Example]
+Source = Callable[[int, Bucket, float], Example]
+
+_CLIP, _CAPTION, _CROP = 10, 11, 12  # what randomness is for: first in every seed
 
 
-class Schedule:
-    """Which bucket each step takes, and how many clips all the steps before it took."""
-
-    def __init__(self, buckets: tuple[Bucket, ...], seed: int):
-        if not buckets:
-            raise ConfigError("A run needs at least one bucket in data.buckets.")
-        weights = np.array([bucket.weight for bucket in buckets])
-        rng = np.random.default_rng((seed, 17))
-        # Every bucket gets its exact share, in an order that is shuffled once.
-        counts = np.diff(np.round(np.cumsum(np.append(0, weights)) / weights.sum() * PERIOD))
-        order = rng.permutation(np.repeat(np.arange(len(buckets)), counts.astype(int)))
-        self.buckets = [buckets[i] for i in order]
-        self._before = np.cumsum([0] + [bucket.batch for bucket in self.buckets])
-
-    def __getitem__(self, step: int) -> Bucket:
-        return self.buckets[step % PERIOD]
-
-    def clips_before(self, step: int) -> int:
-        """The number of clips that steps 0 to `step` - 1 take together."""
-        periods, rest = divmod(step, PERIOD)
-        return int(periods * self._before[-1] + self._before[rest])
-
-
-def make_source(config: DataConfig, seed: int, held_out: bool = False) -> Source:
+def make_source(config: DataConfig, seed: int, fps: float, held_out: bool = False) -> Source:
     """A function from a clip's index in the run to the clip, in the shape of a bucket.
+
+    Its last argument is the share of clips that show one thing under a still camera.
 
     Args:
         held_out: of clips that training never sees, in any epoch.
     """
     if config.source == "world":
 
-        def draw(index: int, bucket: Bucket) -> Example:
+        def draw(index: int, bucket: Bucket, one_thing: float) -> Example:
             video, _, short, long = world.clip(
-                (seed, index + (FAR if held_out else 0)),
+                (_CLIP, seed, index + (FAR if held_out else 0)),
                 frames=bucket.frames,
                 height=bucket.height,
                 width=bucket.width,
-                fps=config.fps,
+                fps=fps,
+                one_thing=one_thing,
             )
             return video, short, long
 
@@ -67,56 +48,67 @@ def make_source(config: DataConfig, seed: int, held_out: bool = False) -> Source
     if config.source.startswith("tfds:"):
         from vjax.data.datasets import stored_source
 
-        return stored_source(config, seed, held_out)
+        stored = stored_source(config, seed, fps, held_out)
+        return lambda index, bucket, one_thing: stored(index, bucket)
     raise ConfigError(f'Unknown data.source {config.source!r}: use "world" or "tfds:NAME".')
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One step's clips on this host."""
+    """One update's clips on this host: of each bucket of its group the arrays."""
 
     step: int
-    bucket: Bucket
-    arrays: dict[str, np.ndarray]  # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]
+    # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]
+    parts: tuple[tuple[Bucket, dict[str, np.ndarray]], ...]
 
 
 def batches(
-    config: DataConfig,
+    config: RunConfig,
+    plan: Plan,
     *,
-    seed: int,
     tokenizer: Tokenizer | None,
     start: int,
     stop: int,
     caption_dropout: float = 0.0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """This host's part of batches `start` to `stop` - 1, prepared ahead of their use by threads.
+    """This host's part of updates `start` to `stop` - 1, prepared ahead of their use by threads.
 
     Args:
         tokenizer: of the captions; None where they do not matter.
         process: this host's index and the number of hosts, which share every batch evenly.
     """
-    schedule = Schedule(config.buckets, seed)
-    source = make_source(config, seed)
-    index, count = process
-    for bucket in config.buckets:
-        if bucket.batch % count:
+    data, seed = config.data, config.seed
+    source = make_source(data, seed, config.model.fps)
+    index, hosts = process
+    for bucket in {b for stage in plan.stages for group in stage.groups for b in group.buckets}:
+        if bucket.batch % hosts:
             raise ConfigError(
-                f"A batch of {bucket.batch} clips cannot be shared by {count} hosts: make the "
-                f"batch of every bucket a multiple of {count}."
+                f"A batch of {bucket.batch} clips cannot be shared by {hosts} hosts: make the "
+                f"batch of every bucket a multiple of {hosts}."
             )
+    if data.source != "world" and any(stage.one_thing for stage in plan.stages):
+        raise ConfigError("one_thing is a share of drawn clips; stored ones come as they are.")
 
     def make(step: int) -> Batch:
-        bucket = schedule[step]
-        share = bucket.batch // count
-        first = schedule.clips_before(step) + index * share
+        update = plan[step]
+        parts, first = [], update.first_clip
+        for bucket in update.group.buckets:
+            share = bucket.batch // hosts
+            mine = range(first + index * share, first + (index + 1) * share)
+            parts.append((bucket, part(mine, bucket, update.stage.one_thing)))
+            first += bucket.batch
+        return Batch(step, tuple(parts))
+
+    def part(clips: range, bucket: Bucket, one_thing: float) -> dict[str, np.ndarray]:
         videos, captions = [], []
-        for clip in range(first, first + share):
-            video, short, long = source(clip, bucket)
-            rng = np.random.default_rng((seed, clip, 2))
-            text = long if rng.uniform() < config.long_captions else short
+        for clip in clips:
+            video, short, long = source(clip, bucket, one_thing)
+            rng = np.random.default_rng((_CAPTION, seed, clip))
+            text = long if rng.uniform() < data.long_captions else short
             captions.append("" if rng.uniform() < caption_dropout else text)
             if bucket.crop is not None:
+                rng = np.random.default_rng((_CROP, seed, clip))
                 top = rng.integers(video.shape[1] - bucket.crop + 1)
                 left = rng.integers(video.shape[2] - bucket.crop + 1)
                 video = video[:, top : top + bucket.crop, left : left + bucket.crop]
@@ -124,9 +116,11 @@ def batches(
         arrays = {"video": np.stack(videos)}
         if tokenizer is not None:
             arrays["ids"], arrays["mask"] = tokenizer(captions)
-        return Batch(step, bucket, arrays)
+        return arrays
+
+    import grain  # only where a run uses it
 
     options = grain.ReadOptions(
-        num_threads=config.threads, prefetch_buffer_size=max(config.prefetch, config.threads)
+        num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads)
     )
     return iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))

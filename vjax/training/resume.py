@@ -22,7 +22,7 @@ log = logging.getLogger("vjax")
 # These decide no weight: where a run lies, how it is fed and what it shows of itself. Files count
 # by their content (`inputs`), not by where they are.
 _FREE = (
-    *("name", "run_dir", "vae", "init", "tokenizer", "dtype", "ignore_damaged"),
+    *("name", "run_dir", "steps", "vae", "init", "tokenizer", "dtype", "ignore_damaged"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts"),
     *("data.directory", "data.threads", "data.prefetch"),
     *("model.name", "model.frames", "model.height", "model.width", "model.max_frames"),

@@ -1,83 +1,120 @@
-"""The training state and the one jitted function that moves it."""
+"""The training state and the jitted functions that move it: gradients of batches, then a step."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vjax import models
-from vjax.config import Bucket, ConfigError, RunConfig
-from vjax.training.loss import dit_loss, vae_loss
+from vjax.config import Bucket
 from vjax.training.optimizer import make_optimizer
+from vjax.training.task import Metrics, Task
 
-State = dict[str, Any]  # "step", "params", "ema", "optimizer"
+State = dict[str, Any]  # "step", "params", "ema", "optimizer"; of the trained networks alone
 
-TRAINED = {"vae": ("vae",), "dit": ("dit", "text")}
+_INITIAL, _LOSS = 0, 1  # what randomness is for: the first part of every key
 
 
-def init_state(config: RunConfig, params: models.Params | None = None) -> State:
-    """The state before the first step; networks that `params` lacks start from scratch."""
-    if config.trains not in TRAINED:
-        known = ", ".join(map(repr, TRAINED))
-        raise ConfigError(f"Unknown trains={config.trains!r}: a run trains one of {known}.")
-    params, key = dict(params or {}), jax.random.key(config.seed)
-    for i, network in enumerate(TRAINED[config.trains]):
-        if network not in params:
-            params[network] = models.init(
-                getattr(config.model, network), jax.random.fold_in(key, i)
-            )
-    optimizer = make_optimizer(config.optimizer, config.steps)
+@functools.partial(jax.jit, static_argnames="task")
+def init_state(task: Task, given: models.Params | None = None) -> State:
+    """The state before the first step; trained networks that `given` lacks start from scratch."""
+    key = jax.random.fold_in(jax.random.key(task.config.seed), _INITIAL)
+    params = {name: tree for name, tree in (given or {}).items() if name in task.trained}
+    for i, network in enumerate(task.networks):
+        if network in task.trained and network not in params:
+            config = getattr(task.config.model, network)
+            params[network] = models.init(config, jax.random.fold_in(key, i))
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         # A copy: donated buffers must not be shared.
         "ema": jax.tree.map(jnp.array, params),
-        "optimizer": optimizer.init(params),
+        "optimizer": make_optimizer(task.config.optimizer).init(params),
     }
 
 
-def compute_dtype(config: RunConfig) -> jnp.dtype:
-    """bfloat16 on accelerators and float32 on CPU, unless the config says otherwise."""
-    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(config.dtype or default)
+@functools.partial(jax.jit, static_argnames="task", donate_argnames="state")
+def restart(task: Task, state: State) -> State:
+    """The state that goes on from the averaged weights, with a fresh optimizer."""
+    params = state["ema"]
+    optimizer = make_optimizer(task.config.optimizer).init(params)
+    ema = jax.tree.map(jnp.array, params)
+    return {**state, "params": params, "ema": ema, "optimizer": optimizer}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "bucket"), donate_argnames=("state",))
 def train_step(
-    config: RunConfig,
-    bucket: Bucket,
+    task: Task,
     state: State,
     frozen: models.Params,
-    batch: dict[str, jax.Array],
-) -> tuple[State, dict[str, jax.Array]]:
-    """One optimizer step. Randomness depends on the seed and the step alone.
+    parts: Sequence[tuple[Bucket, Mapping[str, jax.Array | np.ndarray]]],
+    rate: float,
+    ema: float,
+) -> tuple[State, Metrics]:
+    """One optimizer step on batches of several buckets. Randomness depends on seed and step alone.
+
+    The gradient is the mean over the batches, weighted by clips times √frames. Each bucket is a
+    program of its own that adds to the gradient, so that groups which share a bucket share its
+    program, and memory is that of one bucket at a time.
 
     Args:
-        frozen: parameters that are used but not trained: the VAE of a "dit" run.
-        batch: `video` uint8 [B T H W 3]; of a "dit" run also `ids` [B S] and `mask` [B S].
+        frozen: parameters that are used but not trained, such as the VAE of a "dit" run.
+        parts: each bucket with its batch, see `Task.loss`.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed + 1), state["step"])
-    dtype = compute_dtype(config)
+    shares = np.array([bucket.batch * bucket.frames**0.5 for bucket, _ in parts])
+    shares = (shares / shares.sum()).astype(np.float32)
+    gradients, metrics = _zeros(state["params"]), []
+    for i, ((bucket, batch), share) in enumerate(zip(parts, shares, strict=True)):
+        gradients, found = accumulate(
+            task, bucket, state["params"], frozen, batch, gradients, state["step"], i, share
+        )
+        metrics.append(found)
+    state, norm = _apply(task, state, gradients, np.float32(rate), np.float32(ema))
+    return state, {**_mean(shares, metrics), "gradient_norm": norm}
+
+
+@functools.partial(jax.jit, static_argnames=("task", "bucket"), donate_argnames="gradients")
+def accumulate(
+    task: Task,
+    bucket: Bucket,
+    params: models.Params,
+    frozen: models.Params,
+    batch: Mapping[str, jax.Array | np.ndarray],
+    gradients: models.Params,
+    step: jax.Array,
+    number: int | jax.Array,
+    share: jax.Array | np.floating,
+) -> tuple[models.Params, Metrics]:
+    """Adds a share of the gradient of one batch, number `number` of its update."""
+    key = jax.random.fold_in(jax.random.key(task.config.seed), _LOSS)
+    key = jax.random.fold_in(jax.random.fold_in(key, step), number)
 
     def loss(params):
-        params = {**params, **jax.lax.stop_gradient({k: params[k] for k in config.frozen})}
-        if config.trains == "vae":
-            return vae_loss(config, params, batch, key, dtype)
-        return dit_loss(config, bucket, params, frozen, batch, key, dtype)
+        return task.loss(bucket, {**frozen, **params}, batch, key)
 
-    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"])
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-    params = optax.apply_updates(state["params"], updates)
-    # Early on the average follows quickly, so that it never remembers the initial values.
-    decay = jnp.minimum(config.optimizer.ema, (1 + state["step"]) / (10 + state["step"]))
+    (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(params)
+    gradients = jax.tree.map(lambda total, g: total + share * g, gradients, found)
+    return gradients, {"loss": value, **metrics}
+
+
+@functools.partial(jax.jit, static_argnames="task", donate_argnames="state")
+def _apply(task: Task, state: State, gradients, rate, decay) -> tuple[State, jax.Array]:
+    optimizer = make_optimizer(task.config.optimizer)
+    updates, moments = optimizer.update(gradients, state["optimizer"], state["params"])
+    params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
     ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state["ema"], params)
-    metrics = {"loss": value, "gradient_norm": optax.global_norm(gradients), **metrics}
-    return {
-        "step": state["step"] + 1,
-        "params": params,
-        "ema": ema,
-        "optimizer": optimizer_state,
-    }, metrics
+    state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimizer": moments}
+    return state, optax.tree.norm(gradients)
+
+
+@jax.jit
+def _zeros(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+@jax.jit
+def _mean(shares, metrics: list[Metrics]) -> Metrics:
+    return jax.tree.map(lambda *x: jnp.dot(shares, jnp.stack(x)), *metrics)

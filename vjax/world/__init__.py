@@ -71,12 +71,21 @@ def clip(
     width: int,
     fps: float = 16.0,
     split: str = "train",
+    one_thing: float = 0.0,
 ) -> tuple[UInt8[np.ndarray, "T H W 3"], Facts, str, str]:
-    """The clip that this seed stands for: frames, facts, a short and a long caption."""
+    """The clip that this seed stands for: frames, facts, a short and a long caption.
+
+    Args:
+        one_thing: the chance of one flat thing under a still camera; the rest are of any kind.
+    """
     parts = (seed,) if isinstance(seed, int) else tuple(seed)
     # What a stream is for comes first, then how long the seed is: numpy pads tuples with zeros.
     rng = np.random.default_rng((_FACTS, len(parts), *parts))
-    facts = sample_facts(rng, (frames - 1) / fps, split)
+    if one_thing and rng.uniform() < one_thing:
+        shot = Shot((sample_thing(rng, split=split),), str(rng.choice(BACKGROUNDS)))
+        facts = Facts((shot,))
+    else:
+        facts = sample_facts(rng, (frames - 1) / fps, split)
     moving = frames > 1
     video = render(
         facts, (_DRAWING, len(parts), *parts), frames=frames, height=height, width=width, fps=fps

@@ -1,0 +1,82 @@
+"""What a run starts from: its task, with the parameters and tokenizer that it needs."""
+
+import dataclasses
+
+from vjax import config as configs
+from vjax import models, weights
+from vjax.config import ConfigError, RunConfig
+from vjax.tokenizer import Tokenizer
+from vjax.tokenizer import read as read_tokenizer
+from vjax.training.dit import DiTTask
+from vjax.training.resume import check_start
+from vjax.training.task import Task
+from vjax.training.vae import VAETask
+
+TASKS = {"vae": VAETask, "dit": DiTTask}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The first state of a run, before it is put on devices."""
+
+    task: Task
+    given: models.Params  # of trained networks that do not start from scratch
+    frozen: models.Params  # of networks that are used but not trained
+    tokenizer: Tokenizer | None  # of the captions, where they matter
+
+
+def starting_point(config: RunConfig) -> Start:
+    """Reads the bundles that a run builds on.
+
+    Raises:
+        ConfigError: they do not fit the config, or something is missing.
+    """
+    if config.trains not in TASKS:
+        known = ", ".join(map(repr, TASKS))
+        raise ConfigError(f"Unknown trains={config.trains!r}: a run trains one of {known}.")
+    kind, frozen, given, tokenizer = TASKS[config.trains], {}, {}, None
+    if config.trains == "dit":
+        if config.vae is None:
+            raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
+        trained = weights.load(config.vae, networks=("vae",))
+        model = configs.replace(config.model, vae=trained.config.vae)
+        config, frozen = configs.replace(config, model=model), trained.params
+        _check_widths(config)
+    if config.init is not None:
+        start = weights.load(config.init, networks=kind.networks)
+        given, tokenizer = dict(start.params), start.tokenizer
+        if not given:
+            raise ConfigError(f"{config.init} has no network that this run trains.")
+        for network in given:
+            found, wanted = (getattr(model, network) for model in (start.config, config.model))
+            check_start(network, found, wanted, config.init)
+    for network in config.frozen:
+        if network not in given:
+            raise ConfigError(
+                f"frozen names {network!r}, which must be a network that this run trains and that "
+                "comes from the bundle of --init."
+            )
+        frozen = {**frozen, network: given.pop(network)}
+    if config.trains == "dit":
+        if config.tokenizer is not None:
+            tokenizer = read_tokenizer(config.tokenizer, config.model.text)
+        if tokenizer is None:
+            raise ConfigError(
+                "A dit run needs a tokenizer: --tokenizer=FILE, or --init=BUNDLE with a text "
+                "encoder."
+            )
+    task = kind(config)
+    if not task.trained:
+        raise ConfigError("frozen names all the networks that this run could train.")
+    return Start(task, given, frozen, tokenizer)
+
+
+def _check_widths(config: RunConfig) -> None:
+    model = config.model
+    for name, value, of, wanted in (
+        ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),
+        ("out_channels", model.dit.out_channels, "the VAE's channels", model.vae.z_dim),
+        ("text_width", model.dit.text_width, "the text encoder's width", model.text.width),
+    ):
+        if value != wanted:
+            raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")

@@ -1,0 +1,78 @@
+"""What a run trains, in one object: its loss, what it checks, exports and shows of itself."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from vjax import models
+from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
+from vjax.weights import Bundle
+
+Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What differs between runs. It is hashable, so that it goes to `jax.jit` as it is."""
+
+    config: RunConfig
+    networks: ClassVar[tuple[str, ...]] = ()  # that a run of this kind can train
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The networks that this run changes."""
+        return tuple(name for name in self.networks if name not in self.config.frozen)
+
+    @property
+    def dtype(self) -> Any:
+        """bfloat16 on accelerators and float32 on CPU, unless the config says otherwise."""
+        default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return jnp.dtype(self.config.dtype or default)
+
+    @property
+    def caption_dropout(self) -> float:
+        """The share of clips whose caption is left out."""
+        return 0.0
+
+    def check(self, bucket: Bucket, devices: int) -> None:
+        """Raises ConfigError for a bucket that the first update with it would fail on."""
+        model, problem = self.config.model, None
+        side, ratio = self._side(), model.vae.temporal_ratio
+        if bucket.batch % devices:
+            problem = f"batch must be a multiple of the {devices} devices"
+        elif bucket.frames % ratio != 1 % ratio:
+            problem = f"frames must be 1 + {ratio} k"
+        elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):
+            problem = f"height, width and crop must be multiples of {side}"
+        elif bucket.anchors and bucket.frames < 1 + ratio * (bucket.anchors - 1):
+            problem = "there cannot be more anchors than latent frames"
+        if problem is not None:
+            raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
+
+    def loss(
+        self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
+    ) -> tuple[Array, Metrics]:
+        """The loss of one batch and what else is worth knowing of it.
+
+        Args:
+            params: of all the networks that it needs, trained or not.
+            batch: `video` uint8 [B T H W 3]; where captions matter, `ids` [B S] and `mask` [B S].
+        """
+        raise NotImplementedError
+
+    def model(self, params: models.Params) -> ModelConfig:
+        """The config of the bundle that holds these parameters."""
+        return self.config.model
+
+    def preview(self, bundle: Bundle) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, dict]:
+        """A video of what the bundle does, where there is something to show, and figures."""
+        raise NotImplementedError
+
+    def _side(self) -> int:
+        """What height and width must be multiples of."""
+        return self.config.model.vae.spatial_ratio
