@@ -21,6 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from beartype import BeartypeConf, beartype  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -30,3 +31,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # type checkers do, `float` takes an int.
 typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 install_import_hook("vjax", f"{__name__}.typechecked")
+
+
+@pytest.fixture
+def optimized():
+    """Programs compiled as users run them."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()

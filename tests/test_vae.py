@@ -116,6 +116,14 @@ def test_decode_streams(config):
     close(call(config, "decode_stream", params, z), whole)
 
 
+def test_streams_equal_whole_ones_as_users_run_them(optimized):
+    video, params = noise(2, 9, 16, 24, 3), small_params(HALVED)
+    whole = call(HALVED, "encode", params, video)[0]
+    close(call(HALVED, "encode_stream", params, video)[0], whole, 1e-5)
+    decoded = call(HALVED, "decode", params, whole)
+    close(call(HALVED, "decode_stream", params, whole), decoded, 1e-5)
+
+
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ConfigError, match="changes size 2 times: spatial_downsample is"):
         dataclasses.replace(HALVED, spatial_downsample=(True,))
