@@ -186,7 +186,7 @@ def _within_limits(path: pathlib.Path) -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # what is wrong is said by an error or a note
             yield
     except Image.DecompressionBombError as error:
         raise MediaError(f"{path} has too many pixels; make it smaller first.") from error
@@ -195,7 +195,9 @@ def _within_limits(path: pathlib.Path) -> Iterator[None]:
 def exif(image: Any) -> Any:
     """The EXIF tags; a broken block has none."""
     try:
-        return dict(image.getexif())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dict(image.getexif())
     except Exception:  # whatever a hostile block makes of the parser
         return {}
 

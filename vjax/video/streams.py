@@ -78,6 +78,7 @@ class Video:
     def __init__(self, path: pathlib.Path, container: Any):
         import av
         from av.stream import Disposition
+        from av.video.reformatter import VideoReformatter
 
         self.path, self.container = path, container
         streams = [
@@ -103,12 +104,17 @@ class Video:
             self.expected = (container.duration or 0) / av.time_base
         self.origin = float((self.stream.start_time or 0) * self.stream.time_base)
         self.tick = float(self.stream.time_base)
+        self.scaler = VideoReformatter()
         self.broken = False
         self.notes: dict[str, None] = {}  # in order, each once
 
     def frames(self, begin: float = 0.0) -> Iterator[Shown]:
         """Those that start at `begin` seconds or later. Pixels are to be taken before the next."""
+        matrix = rotation = None
         for frame, colours in self._progressive(begin):
+            if matrix is None or frame.rotation != rotation:
+                # Not of each frame: asked for it, a frame is freed late.
+                matrix, rotation = _display_matrix(frame), frame.rotation
             time = frame.pts if frame.pts is not None else frame.dts
             if time is None:
                 raise MediaError(
@@ -121,7 +127,6 @@ class Video:
             width = max(1, round(frame.width * float(aspect or 1)))
             if width * frame.height > MAX_PIXELS:
                 raise too_large(self.path, width, frame.height)
-            matrix = _display_matrix(frame)
             size = (frame.height, width) if _swaps(matrix) else (width, frame.height)
             make = functools.partial(self._pixels, frame, colours, (width, frame.height), matrix)
             yield start, float((frame.duration or 0) * frame.time_base), size, make
@@ -193,7 +198,7 @@ class Video:
         alpha = frame.format.has_palette or any(c.is_alpha for c in frame.format.components)
         meaning = colour.meaning(transfer, primaries)
         form = "rgb48le" if meaning else "rgba" if alpha else "rgb24"
-        pixels = frame.reformat(width, height, form, **options).to_ndarray()
+        pixels = self.scaler.reformat(frame, width, height, form, **options).to_ndarray()
         if meaning:
             self.notes.setdefault(f"{self.path}: its colours were mapped from {meaning} to sRGB.")
             pixels = colour.to_srgb(pixels, transfer, primaries)

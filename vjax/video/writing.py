@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vjax.video import animations, encoders, formats, placing
 from vjax.video.clip import MediaError
@@ -84,8 +83,8 @@ class Writer:
             )
         return self
 
-    def add(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
-        """Writes the next frames, all of one size."""
+    def add(self, frames: np.ndarray) -> None:
+        """Writes the next frames, uint8 [T H W 3], all of one size."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise MediaError(
                 "Frames to write must be uint8 [T, H, W, 3], got "
@@ -138,7 +137,7 @@ class Writer:
 
 def write(
     path: str | os.PathLike,
-    frames: UInt8[np.ndarray, "T H W 3"],
+    frames: np.ndarray,
     fps: float | None,
     *,
     metadata: dict | None = None,
@@ -146,7 +145,7 @@ def write(
     sound: Sound | None = None,
     overwrite: bool = False,
 ) -> list[str]:
-    """Writes all frames of a video, an animation or pictures at once, as `Writer` does.
+    """Writes all frames, uint8 [T H W 3], of a video or pictures at once, as `Writer` does.
 
     Returns:
         What the file does not hold as given: a sentence each.

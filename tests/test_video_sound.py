@@ -1,0 +1,73 @@
+"""Sound stays with the frames that it belongs to, through every kind of file that can hold it."""
+
+import numpy as np
+import pytest
+from clips import ramp
+
+from vjax import video
+from vjax.video import Sound
+
+
+def tone(seconds: float, rate: int = 48_000, channels: int = 2) -> Sound:
+    """A tone that grows louder: how loud it is says when it was."""
+    time = np.arange(round(seconds * rate)) / rate
+    wave = 20_000 * (time / seconds) * np.sin(2 * np.pi * 440 * time)
+    return Sound(np.rint(wave).astype(np.int16)[:, None].repeat(channels, axis=1), rate)
+
+
+def loudness(sound: Sound, at: float) -> float:
+    """The largest sample within 20 ms."""
+    first = round(at * sound.rate)
+    return float(np.abs(sound.samples[first : first + sound.rate // 50].astype(int)).max())
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".mp4", 600), (".webm", 600), (".mkv", 0)])
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1)])
+def test_sound_comes_back_in_time(tmp_path, suffix, tolerance, rate, channels):
+    sound = tone(2.0, rate, channels)
+    video.write(tmp_path / f"a{suffix}", ramp(20), 10, sound=sound)
+    back = video.read(tmp_path / f"a{suffix}").sound
+    assert back.samples.shape[1] == channels
+    assert abs(back.seconds - 2) < 0.01
+    for at in (0.2, 0.9, 1.7):
+        assert abs(loudness(back, at) - loudness(sound, at)) < tolerance + 400
+    if not tolerance and rate == 48_000:
+        np.testing.assert_array_equal(back.samples, sound.samples)
+    part = video.read(tmp_path / f"a{suffix}", seconds=(1.0, 1.5))
+    assert len(part.frames) == 5
+    assert abs(part.sound.seconds - 0.5) < 0.01
+    assert abs(loudness(part.sound, 0.2) - loudness(sound, 1.2)) < tolerance + 400
+    assert video.read(tmp_path / f"a{suffix}", sound=False).sound is None
+
+
+def test_sound_ends_with_the_frames(tmp_path):
+    video.write(tmp_path / "a.mkv", ramp(10), 10, sound=tone(3.0))
+    assert video.read(tmp_path / "a.mkv").sound.seconds == pytest.approx(1.0)
+    video.write(tmp_path / "b.mkv", ramp(10), 10, sound=tone(0.5))
+    back = video.read(tmp_path / "b.mkv").sound
+    assert loudness(back, 0.45) > 10_000
+    assert loudness(back, 0.6) == 0
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a"])
+def test_what_has_no_sound_says_so(tmp_path, name):
+    notes = video.write(tmp_path / name, ramp(1), 10, sound=tone(0.1))
+    assert any("sound" in note for note in notes)
+    assert video.write(tmp_path / "b.mp4", ramp(1), 10, sound=tone(0.1)) == []
+
+
+def test_pieces_are_placed_on_a_timeline():
+    sound = tone(4.0)
+    moved = sound.arrange([(1.0, 2.0, 0.5), (3.0, 9.0, 3.0)], 5.0)
+    assert moved.samples.shape == (5 * 48_000, 2)
+    for at, expected in [(0.2, 0), (0.7, 1.2), (1.3, 1.8), (2.0, 0), (3.5, 3.5), (4.2, 0)]:
+        assert abs(loudness(moved, at) - loudness(sound, expected) * (expected > 0)) < 10
+    # What goes on is not faded: cut in two and joined, a sound is what it was.
+    whole = sound.arrange([(0.0, 1.3, 0.0), (1.3, 4.0, 1.3)], 4.0)
+    np.testing.assert_array_equal(whole.samples, sound.samples)
+    # A cut is: no click.
+    assert np.abs(np.diff(moved.samples[:, 0].astype(int))).max() < 2_000
+    # What begins before the timeline or the sound is cut.
+    early = sound.arrange([(-1.0, 2.0, -0.5)], 1.0)
+    assert loudness(early, 0.2) == 0
+    assert abs(loudness(early, 0.7) - loudness(sound, 0.2)) < 10
