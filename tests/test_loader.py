@@ -10,9 +10,10 @@ from vjax.training.plan import Plan
 
 CLIPS = Bucket(frames=5, height=64, width=64, batch=4)
 PICTURES = Bucket(frames=1, height=64, width=96, batch=8)
+LATER = Bucket(frames=5, height=64, width=64, batch=4, lead=2)
 STAGES = (
     Stage((Group((CLIPS,), share=2), Group((PICTURES, CLIPS))), steps=4),
-    Stage((Group((PICTURES,)),), steps=2),
+    Stage((Group((PICTURES, LATER)),), steps=2),
 )
 CONFIG = RunConfig("run", "dit", tiny.MODEL, STAGES, DataConfig(threads=2, prefetch=2), seed=3)
 
@@ -42,7 +43,8 @@ def test_batches_are_those_of_the_plan():
     for batch in take(0, 6):
         assert [bucket for bucket, _ in batch.parts] == list(plan[batch.step].group.buckets)
         for bucket, arrays in batch.parts:
-            shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
+            frames = bucket.frames + 4 * bucket.lead
+            shape = (bucket.batch, frames, bucket.height, bucket.width, 3)
             assert arrays["video"].shape == shape
 
 

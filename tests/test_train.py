@@ -121,13 +121,15 @@ def encode(video):
     return z, jnp.zeros_like(z)
 
 
-def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None):
+def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None, dtype="float32"):
     """The loss, the clips in [-1, 1] and what the transformer saw of them."""
     watched = Watched()
     monkeypatch.setattr(dit, "models", types.SimpleNamespace(bind=watched.bind, Params=dict))
     model = tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
-    config = dataclasses.replace(dit_config("runs"), model=model, dit_loss=loss or DiTLossConfig())
-    shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
+    loss = loss or DiTLossConfig()
+    config = dataclasses.replace(dit_config("runs"), model=model, dit_loss=loss, dtype=dtype)
+    frames = bucket.frames + 4 * bucket.lead
+    shape = (bucket.batch, frames, bucket.height, bucket.width, 3)
     video = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     ids = np.zeros((bucket.batch, 32), np.int32)
 
@@ -151,6 +153,7 @@ BUCKETS = {
     "plain": Bucket(frames=17, height=32, width=32, batch=32),
     "one frame": Bucket(frames=1, height=32, width=32, batch=32),
     "anchors": Bucket(frames=17, height=32, width=32, batch=32, anchors=3),
+    "lead": Bucket(frames=13, height=32, width=32, batch=32, lead=2),
     "boxes": Bucket(frames=9, height=32, width=48, batch=64, boxes=True),
     "one cell": Bucket(frames=5, height=16, width=16, batch=32, boxes=True),
 }
@@ -160,7 +163,8 @@ BUCKETS = {
 def test_the_loss_is_that_of_unknown_tokens_and_known_ones_are_clean(name, monkeypatch):
     bucket = BUCKETS[name]
     value, video, seen = watch(monkeypatch, bucket)
-    latents = np.asarray(encode(video)[0])
+    latents = np.asarray(encode(video)[0])[:, bucket.lead :]
+    assert (np.asarray(seen.positions) == bucket.lead + np.arange(latents.shape[1])).all()
     tau = per_position(seen.t, latents.shape)
     known = tau == 0
     assert (~known).reshape(len(known), -1).any(axis=1).all()  # something is left to learn from
@@ -181,7 +185,8 @@ def test_the_loss_is_that_of_unknown_tokens_and_known_ones_are_clean(name, monke
     assert (known == frames[:, :, None, None]).all()
     assert (np.diff(frames.astype(int), axis=1) <= 0).all()  # a prefix
     if bucket.frames > 1:
-        assert set(frames.sum(1)) == set(range(latents.shape[1]))
+        # A window within a longer clip always goes on from something.
+        assert set(frames.sum(1)) == set(range(1 if bucket.lead else 0, latents.shape[1]))
     np.testing.assert_allclose(np.asarray(seen.point)[known], latents[known], atol=1e-6)
 
 
@@ -204,7 +209,6 @@ def test_boxes_lie_on_the_patch_grid_and_show_nothing_of_the_rest(monkeypatch):
 def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatch):
     _, video, seen = watch(monkeypatch, BUCKETS["anchors"])
     anchors, positions = np.asarray(seen.anchors), np.asarray(seen.anchor_positions)
-    np.testing.assert_array_equal(np.asarray(seen.positions), np.arange(5))
     end = np.asarray(encode(video[:, 8:])[0])
     ends = 0
     for clip in range(len(video)):
@@ -216,6 +220,20 @@ def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatc
             frame = video[clip : clip + 1, int(4 * position) : int(4 * position) + 1]
             np.testing.assert_allclose(anchor, np.asarray(encode(frame)[0])[0, 0], atol=1e-5)
     assert 8 < ends < 30
+
+
+def test_noise_levels_and_mixture_stay_float32_where_networks_compute_in_bfloat16(monkeypatch):
+    bucket = dataclasses.replace(BUCKETS["plain"], time_mean=6.0)  # all but noise
+    loss = DiTLossConfig(nothing=1.0, time_uniform=0.0)
+    (value, _, seen), (rough, _, half) = (
+        watch(monkeypatch, bucket, loss, dtype) for dtype in ("float32", "bfloat16")
+    )
+    assert half.point.dtype == jnp.bfloat16
+    assert half.t.dtype == np.float32
+    np.testing.assert_array_equal(half.t, seen.t)
+    assert 0.95 < half.t.min() < half.t.max() < 1  # bfloat16 would make it 1
+    # The network here predicts zero, so the loss is the target's mean square.
+    assert rough == pytest.approx(value, rel=1e-3)
 
 
 # --- Steps ---------------------------------------------------------------------------------------

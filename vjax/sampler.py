@@ -102,7 +102,7 @@ def start(
 
     `keys` are the samples' own, for a solver that adds noise on the way.
     """
-    return solver.init(flow.interpolate(condition.source, noise, _own_time(condition, t)), keys)
+    return solver.init(flow.interpolate(condition.source, noise, own_time(condition, t)), keys)
 
 
 def advance(
@@ -119,13 +119,13 @@ def advance(
     """The state after steps `begin` to `end - 1`; step i goes from times[i] to times[i + 1]."""
 
     def velocity_at(latents: Array, t: Array) -> Array:
-        tau = _own_time(condition, t) if solver.needs_one_clock else t
+        tau = own_time(condition, t) if solver.needs_one_clock else t
         return _guided_velocity(velocity, condition, _put_back(condition, latents), tau, guidance)
 
     def step(state: Any, now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         i, t, t_next = now
         if not solver.needs_one_clock:
-            t, t_next = _own_time(condition, t), _own_time(condition, t_next)
+            t, t_next = own_time(condition, t), own_time(condition, t_next)
         with jax.named_scope(solver.name):
             state = lax.cond(
                 (begin <= i) & (i < end),
@@ -144,6 +144,23 @@ def finish(condition: Condition, state: Any) -> Float[Array, "B T H W C"]:
     return _put_back(condition, state.x)
 
 
+def own_time(
+    condition: Condition, t: Float[Array, ""] | Float[Array, "B 1 1 1 1"]
+) -> Float[Array, "B T #H #W 1"]:
+    """τ of each token while the clock, one for all or one a sample, says `t`."""
+    return jnp.minimum(t, 1 - condition.strength)
+
+
+def predict(
+    velocity: Velocity, condition: Condition, latents: Float[Array, "B T H W C"], tau: Array
+) -> Float[Array, "B T H W C"]:
+    """The network's velocity of latents at each token's own time, with the known ones put back.
+
+    Training asks the network by this too, so that it sees what it is asked when it samples.
+    """
+    return _guided_velocity(velocity, condition, _put_back(condition, latents), tau, 1)
+
+
 def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
     """Every sample twice in a row: the guided batch is c₀ u₀ c₁ u₁ … with c conditional.
 
@@ -151,11 +168,6 @@ def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
     batch after the other would send every second sample across the mesh at each step.
     """
     return repeat(x, "b ... -> (b pair) ...", pair=2)
-
-
-def _own_time(condition: Condition, t: Array) -> Array:
-    """τ of each token, in the shape of `strength`."""
-    return jnp.minimum(t, 1 - condition.strength)
 
 
 def _put_back(condition: Condition, latents: Array) -> Array:

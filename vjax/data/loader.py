@@ -102,8 +102,10 @@ def batches(
 
     def part(clips: range, bucket: Bucket, one_thing: float) -> dict[str, np.ndarray]:
         videos, captions = [], []
+        lead = bucket.lead * config.model.vae.temporal_ratio if bucket.lead else 0
+        shape = dataclasses.replace(bucket, frames=bucket.frames + lead)
         for clip in clips:
-            video, short, long = source(clip, bucket, one_thing)
+            video, short, long = source(clip, shape, one_thing)
             rng = np.random.default_rng((_CAPTION, seed, clip))
             text = long if rng.uniform() < data.long_captions else short
             captions.append("" if rng.uniform() < caption_dropout else text)

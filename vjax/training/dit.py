@@ -9,9 +9,10 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
-from vjax import flow, models, pipeline, timeline
+from vjax import flow, models, pipeline, sampler, timeline
 from vjax.config import Bucket, RunConfig
 from vjax.models.vae import to_float
+from vjax.sampler import Condition
 from vjax.training.task import Metrics, Task
 from vjax.weights import Bundle
 
@@ -31,74 +32,92 @@ class DiTTask(Task):
     ) -> tuple[Array, Metrics]:
         """Squared error of the velocity on unknown tokens, averaged per sample.
 
-        What is known differs per sample: nothing, the first frame or a prefix; in buckets with
-        anchors also single frames or a suffix; in buckets with boxes what lies outside a region of
-        space. Known frames are encoded on their own, so that nothing leaks through the VAE.
+        The network is asked as the sampler asks it, with a `Condition`. Noise levels, the point
+        between data and noise and the target are float32, whatever the networks compute in.
         """
-        config, dtype = self.config, self.dtype
-        model, weights = config.model, config.dit_loss
-        keys = iter(jax.random.split(key, 12))
-        vae = models.bind(model.vae, jax.lax.stop_gradient(params["vae"]))
-        video = to_float(batch["video"])
-        latents = vae.normalise(vae.encode(video)[0])
-        count, frames, height, width, _ = latents.shape
-
-        with jax.named_scope("text"):
-            encoder = models.bind(model.text, params["text"])
-            text = encoder(batch["ids"], batch["mask"]).astype(dtype)
-
-        # What is known.
-        grid = (count, frames, 1, 1)
-        known = _known_prefix(next(keys), weights, bucket, count, frames)
-        known = jnp.broadcast_to(known[:, :, None, None], grid)
-        source = latents
-        anchors = jnp.zeros((count, 0, *latents.shape[2:]))
-        anchor_positions = jnp.zeros((count, 0))
-        if bucket.anchors:
-            anchors, anchor_positions = _anchors(next(keys), vae, video, bucket.anchors)
-        if bucket.boxes:
-            box = _boxes(next(keys), config, count, height, width)
-            ratio = model.vae.spatial_ratio
-            pixels = repeat(box, "b h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
-            outside = jax.random.bernoulli(next(keys), 0.9, (count,))  # a share of whole clips
-            box = box & outside[:, None, None]
-            black = -jnp.ones_like(video)  # as in a canvas
-            source = vae.normalise(vae.encode(jnp.where(pixels, video, black))[0])
-            source = jnp.where(known[..., None], latents, source)
-            known = known | box[:, None]
-
-        patch = model.dit.patch
-        tokens = frames * height * width // (patch[1] * patch[2])
+        model, weights, dtype = self.config.model, self.config.dit_loss, self.dtype
+        known_key, time_key, noise_key = jax.random.split(key, 3)
+        clean, condition = self.known(bucket, params, batch, known_key)
+        count, frames, height, width, _ = clean.shape
         t = flow.sample_times(
-            next(keys),
-            (count,),
-            tokens=tokens,
+            time_key,
+            (count, 1, 1, 1, 1),
+            tokens=frames * height * width // (model.dit.patch[1] * model.dit.patch[2]),
             distribution=flow.TimeDistribution(
                 mean=bucket.time_mean, std=weights.time_std, uniform_share=weights.time_uniform
             ),
         )
-        tau = jnp.where(known, 0.0, t[:, None, None, None])
-        noise = jax.random.normal(next(keys), latents.shape)
-        if weights.known_noise:
-            level = weights.known_noise * jax.random.uniform(next(keys), (count, 1, 1, 1, 1))
-            source += level * jax.random.normal(next(keys), latents.shape)
-        point = flow.interpolate(latents, noise, tau[..., None])
-        point = jnp.where(known[..., None], source, point)
-
+        noise = jax.random.normal(noise_key, clean.shape)
+        tau = sampler.own_time(condition, t)
         dit = models.bind(model.dit, params["dit"])
-        predicted = dit(
-            point.astype(dtype),
-            tau if bucket.boxes else tau[:, :, 0, 0],
-            text,
-            positions=jnp.arange(frames, dtype=jnp.float32),
-            anchors=anchors.astype(dtype),
-            anchor_positions=anchor_positions,
-        )
-        error = jnp.square(predicted.astype(jnp.float32) - flow.velocity(latents, noise))
-        unknown = jnp.broadcast_to(~known, error.shape[:4]).astype(jnp.float32)
+
+        def velocity(latents: Array, t: Array, text: Array, *, anchors: Array, **places: Array):
+            return dit(latents.astype(dtype), t, text, anchors=anchors.astype(dtype), **places)
+
+        point = flow.interpolate(clean, noise, tau)
+        predicted = sampler.predict(velocity, condition, point, tau)
+        error = jnp.square(predicted.astype(jnp.float32) - flow.velocity(clean, noise))
+        unknown = jnp.broadcast_to(condition.strength < 1, (*error.shape[:4], 1))
+        unknown = rearrange(unknown, "b t h w 1 -> b t h w").astype(jnp.float32)
         error = reduce(error, "b t h w c -> b t h w", "mean") * unknown
         per_sample = reduce(error, "b t h w -> b", "sum") / reduce(unknown, "b t h w -> b", "sum")
         return jnp.mean(per_sample), {}
+
+    def known(
+        self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
+    ) -> tuple[Array, Condition]:
+        """The latents of a batch, and what is known of them.
+
+        It differs per sample: nothing, the first frame or a prefix; in buckets with anchors also
+        single frames or a suffix; in buckets with boxes what lies outside a region of space; in
+        buckets that lead, clips begin before the window, which then starts with a latent of several
+        frames. Known frames are encoded on their own, so that nothing leaks through the VAE.
+        """
+        model, weights, dtype = self.config.model, self.config.dit_loss, self.dtype
+        prefix_key, anchor_key, box_key, noise_key = jax.random.split(key, 4)
+        vae = models.bind(model.vae, jax.lax.stop_gradient(params["vae"]))
+        video = to_float(batch["video"])
+
+        def encode(video: Array) -> Array:
+            return vae.normalise(vae.encode(video.astype(dtype))[0].astype(jnp.float32))
+
+        with jax.named_scope("encode"):
+            clean = encode(video)[:, bucket.lead :]
+        count, frames, height, width, _ = clean.shape
+        with jax.named_scope("text"):
+            encoder = models.bind(model.text, params["text"])
+            text = encoder(batch["ids"], batch["mask"]).astype(dtype)
+
+        known = _known_prefix(prefix_key, weights, bucket, count, frames)[..., None, None]
+        source = clean
+        anchors = jnp.zeros((count, 0, *clean.shape[2:]))
+        anchor_positions = jnp.zeros((count, 0))
+        if bucket.anchors:
+            anchors, anchor_positions = _anchors(
+                anchor_key, encode, model.vae.temporal_ratio, video, bucket.anchors
+            )
+        if bucket.boxes:
+            box = _boxes(box_key, self.config, count, height, width)[:, None]
+            ratio = model.vae.spatial_ratio
+            pixels = repeat(box, "b 1 h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
+            black = -jnp.ones_like(video)  # as in a canvas
+            source = jnp.where(known[..., None], clean, encode(jnp.where(pixels, video, black)))
+            known = known | box
+        if weights.known_noise:
+            level_key, noise_key = jax.random.split(noise_key)
+            level = weights.known_noise * jax.random.uniform(level_key, (count, 1, 1, 1, 1))
+            source += level * jax.random.normal(noise_key, clean.shape)
+        return clean, Condition(
+            source=source,
+            strength=known[..., None].astype(jnp.float32),
+            anchors=anchors,
+            positions=repeat(
+                bucket.lead + jnp.arange(frames, dtype=jnp.float32), "t -> b t", b=count
+            ),
+            anchor_positions=anchor_positions,
+            text=text,
+            negative=text,  # nothing is guided
+        )
 
     def preview(self, bundle: Bundle):
         """A video of each of the config's prompts, side by side."""
@@ -117,6 +136,8 @@ def _known_prefix(key, weights, bucket: Bucket, count: int, frames: int) -> Arra
     """Which latent frames are known from the start of each sample: [B T], at least one is not."""
     choice_key, length_key = jax.random.split(key)
     choice = jax.random.uniform(choice_key, (count,))
+    if bucket.lead:  # a window within a longer clip goes on from something
+        choice = jnp.ones_like(choice)
     length = jax.random.randint(length_key, (count,), 1, max(frames, 2))
     known = jnp.where(choice < weights.nothing + weights.first_frame, 1, length)
     known = jnp.where(choice < weights.nothing, 0, known)
@@ -125,22 +146,21 @@ def _known_prefix(key, weights, bucket: Bucket, count: int, frames: int) -> Arra
     return jnp.arange(frames)[None] < known[:, None]
 
 
-def _anchors(key, vae, video: Array, anchors: int) -> tuple[Array, Array]:
+def _anchors(key, encode, ratio: int, video: Array, anchors: int) -> tuple[Array, Array]:
     """Per sample either single frames from anywhere or the clip's end: latents and positions."""
     count, frames = video.shape[:2]
-    ratio = vae.config.temporal_ratio
     frame_key, last_key, choice_key = jax.random.split(key, 3)
     index = jax.random.randint(frame_key, (count, anchors), 0, frames)
     has_last = jax.random.bernoulli(last_key, 0.5, (count,))
     index = index.at[:, 0].set(jnp.where(has_last, frames - 1, index[:, 0]))
     picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
-    single = vae.encode(rearrange(picked, "b a h w c -> (b a) 1 h w c"))[0]
-    single = vae.normalise(rearrange(single, "(b a) 1 h w c -> b a h w c", a=anchors))
+    single = encode(rearrange(picked, "b a h w c -> (b a) 1 h w c"))
+    single = rearrange(single, "(b a) 1 h w c -> b a h w c", a=anchors)
     positions = index / ratio
     if anchors == 1:
         return single, positions
     start = frames - (1 + ratio * (anchors - 1))
-    end = vae.normalise(vae.encode(video[:, start:])[0])
+    end = encode(video[:, start:])
     end_positions = jnp.broadcast_to(start / ratio + jnp.arange(anchors)[None], positions.shape)
     is_end = jax.random.bernoulli(choice_key, 0.6, (count,))
     return (
@@ -150,9 +170,12 @@ def _anchors(key, vae, video: Array, anchors: int) -> tuple[Array, Array]:
 
 
 def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array:
-    """What lies outside (or, for a third, inside) of a random box on the patch grid: [B H W]."""
+    """What lies outside (or, for a third, inside) of a random box on the patch grid: [B H W].
+
+    A tenth of the samples know nothing of that kind.
+    """
     _, ph, pw = config.model.dit.patch
-    low_key, high_key, side_key = jax.random.split(key, 3)
+    low_key, high_key, side_key, whole_key = jax.random.split(key, 4)
     cells = jnp.array([[height // ph, width // pw]])
     low = jax.random.randint(low_key, (count, 2), 0, cells)
     high = jax.random.randint(high_key, (count, 2), low + 1, cells + 1)
@@ -163,4 +186,5 @@ def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array
     inside = in_rows[:, :, None] & in_columns[:, None, :]
     keeps_inside = jax.random.bernoulli(side_key, 1 / 3, (count,))
     box = jnp.where(keeps_inside[:, None, None], inside, ~inside)
+    box &= ~jax.random.bernoulli(whole_key, 0.1, (count, 1, 1))
     return box & ~box.all(axis=(1, 2), keepdims=True)  # something must be left to make

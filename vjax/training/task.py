@@ -51,6 +51,8 @@ class Task:
             problem = f"height, width and crop must be multiples of {side}"
         elif bucket.anchors and bucket.frames < 1 + ratio * (bucket.anchors - 1):
             problem = "there cannot be more anchors than latent frames"
+        elif bucket.lead and (bucket.anchors or bucket.boxes or bucket.frames == 1):
+            problem = "a window with a lead has several latent frames and no anchors or boxes"
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
