@@ -68,7 +68,7 @@ def test_what_exists_is_kept_unless_asked(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [*KINDS, ".png"])
-def test_what_comes_to_exist_meanwhile_is_kept(tmp_path, suffix):
+def test_what_comes_to_exist_meanwhile_is_kept_and_so_is_the_work(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     other = path if suffix else path / "kept.txt"
 
@@ -77,11 +77,20 @@ def test_what_comes_to_exist_meanwhile_is_kept(tmp_path, suffix):
             writer.add(ramp(1))
             other.parent.mkdir(exist_ok=True)
             other.write_bytes(b"another's")
+        return writer.path
 
-    with pytest.raises(MediaError, match="exists"):
-        fill()
+    assert fill() == path.with_name(f"a-2{suffix}")
     assert other.read_bytes() == b"another's"
-    assert os.listdir(tmp_path) == [path.name]
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, f"a-2{suffix}"])
+    assert video.read(path.with_name(f"a-2{suffix}")).frames.shape == ramp(1).shape
+
+
+def test_a_free_path_has_a_number_where_there_is_something(tmp_path):
+    path = tmp_path / "a.mp4"
+    assert video.free_path(path) == path
+    path.symlink_to("nowhere")
+    (tmp_path / "a-2.mp4").mkdir()
+    assert video.free_path(path, {tmp_path / "a-3.mp4"}) == tmp_path / "a-4.mp4"
 
 
 def test_an_input_is_never_replaced(tmp_path):
@@ -89,10 +98,15 @@ def test_an_input_is_never_replaced(tmp_path):
     os.link(tmp_path / "a.mp4", tmp_path / "same.mp4")
     (tmp_path / "link.mp4").symlink_to("a.mp4")
     for name in ("a.mp4", "./a.mp4", "same.mp4", "link.mp4"):
-        with pytest.raises(MediaError, match="input"):
+        with pytest.raises(MediaError, match="is an input"):
             video.check_writable(
                 str(tmp_path / name), overwrite=True, inputs=["missing", tmp_path / "a.mp4"]
             )
+    video.write(tmp_path / "folder", ramp(2), 10)
+    with pytest.raises(MediaError, match="holds one"):
+        video.check_writable(
+            tmp_path / "folder", overwrite=True, inputs=[tmp_path / "folder" / "000001.png"]
+        )
 
 
 def test_a_folder_that_holds_other_things_is_not_replaced(tmp_path):

@@ -9,6 +9,7 @@
     sound.py      what is heard, cut and moved along
     formats.py    what each kind of file can hold, checked before any work
     writing.py    frames as they are made → a file that appears whole
+    placing.py    names that nothing has yet, and how a file gets one
     encoders.py   mp4, webm, mkv and folders of png
     animations.py gif and webp
     metadata.py   the settings that a file carries
@@ -21,6 +22,7 @@ from vjax.video.clip import Clip, MediaError
 from vjax.video.fitting import fit
 from vjax.video.formats import check_writable, is_exact
 from vjax.video.metadata import read_metadata
+from vjax.video.placing import free_path
 from vjax.video.reading import read, read_mask
 from vjax.video.sheet import contact_sheet
 from vjax.video.sound import Sound
@@ -35,6 +37,7 @@ __all__ = [
     "check_writable",
     "contact_sheet",
     "fit",
+    "free_path",
     "is_exact",
     "read",
     "read_mask",

@@ -171,11 +171,12 @@ def _check_place(path: pathlib.Path, suffix: str, overwrite: bool, inputs) -> No
         raise MediaError(f"{str(path)!r} is no name of a file.")
     try:
         for other in inputs:
-            if os.path.realpath(other) == os.path.realpath(path) or (
+            real, place = (pathlib.Path(os.path.realpath(file)) for file in (other, path))
+            if real.is_relative_to(place) or (
                 path.exists() and os.path.exists(other) and os.path.samefile(path, other)
             ):
                 raise MediaError(
-                    f"{path} is read for this and never replaced; choose another name."
+                    f"{path} is an input, or holds one, and is never replaced; choose another name."
                 )
         if not path.parent.is_dir():
             raise MediaError(f"The directory {path.parent} does not exist; make it first.")

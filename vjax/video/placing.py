@@ -1,11 +1,12 @@
 """New files beside their place, that take it when they are whole and vanish otherwise."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 
 from vjax.video.clip import MediaError
 
@@ -30,19 +31,39 @@ def beside(path: pathlib.Path, *, folder: bool = False) -> Iterator[pathlib.Path
 
 
 @contextlib.contextmanager
-def placed(path: pathlib.Path, *, overwrite: bool, folder: bool = False) -> Iterator[pathlib.Path]:
+def placed(
+    path: pathlib.Path,
+    moved: Callable[[pathlib.Path], None],
+    *,
+    overwrite: bool,
+    folder: bool = False,
+) -> Iterator[pathlib.Path]:
     """A file or folder to fill, which appears under its name when the block ends well.
 
-    Raises:
-        MediaError: without `overwrite`, there is something of that name by then.
+    Without `overwrite`, what took the name meanwhile is kept, and a number is added to ours: work
+    that is done is never thrown away. `moved` is told under which name it is.
     """
     with beside(path, folder=folder) as temporary:
         yield temporary
         _sync(temporary)
-        try:
-            _move(temporary, pathlib.Path(os.path.realpath(path)), overwrite)
-        except FileExistsError as error:
-            raise taken(path) from error
+        for name in _numbered(path):
+            with contextlib.suppress(FileExistsError):
+                _move(temporary, pathlib.Path(os.path.realpath(name)), overwrite)
+                moved(name)
+                return
+
+
+def free_path(path: pathlib.Path, reserved: Container[pathlib.Path] = ()) -> pathlib.Path:
+    """The path, with a number added where there is something, or where it is reserved."""
+    return next(
+        name for name in _numbered(path) if name not in reserved and not os.path.lexists(name)
+    )
+
+
+def _numbered(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def taken(path: pathlib.Path) -> MediaError:
@@ -69,7 +90,7 @@ def _move(temporary: pathlib.Path, place: pathlib.Path, overwrite: bool) -> None
             place.rename(older)
             temporary.rename(place)
             shutil.rmtree(older, ignore_errors=True)
-        elif place.is_dir() and any(place.iterdir()):
+        elif place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise FileExistsError(place)
         else:
             temporary.rename(place)  # an empty folder is replaced

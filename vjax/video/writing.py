@@ -32,7 +32,8 @@ class Writer:
                 writer.add(frames)
 
     The file appears under its name when the block ends, and not at all when it ends in an error or
-    is interrupted. Memory does not grow with its length. What kind of file it is, and what that
+    is interrupted. Where something has taken the name by then, a number is added: `path` says where
+    the file is. Memory does not grow with its length. What kind of file it is, and what that
     can hold, is said in `vjax.video.formats`.
 
     Args:
@@ -79,7 +80,9 @@ class Writer:
     def __enter__(self) -> "Writer":
         with self._trouble():
             self._temporary = self._exit.enter_context(
-                placing.placed(self.path, overwrite=self.overwrite, folder=self.kind == "")
+                placing.placed(
+                    self.path, self._moved, overwrite=self.overwrite, folder=self.kind == ""
+                )
             )
         return self
 
@@ -107,6 +110,9 @@ class Writer:
             for frame in np.ascontiguousarray(frames):
                 self._encode(frame)
         self.count += len(frames)
+
+    def _moved(self, path: pathlib.Path) -> None:
+        self.path = path
 
     def _job(self) -> encoders.Job:
         return encoders.Job(
