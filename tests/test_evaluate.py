@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vjax import evaluate
+from vjax import evaluate, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
 from vjax.evaluation import results, trials
 from vjax.evaluation.judge import judge
@@ -76,6 +76,14 @@ def test_jumps_at_seams_and_changed_frames_are_seen():
     brighter = answer.truth.copy()
     brighter[9:] = np.clip(brighter[9:].astype(int) + 20, 0, 255)
     assert judge(answer, brighter, 16)["no jump"] == 0
+    elsewhere = answer.facts.shots[0]
+    elsewhere = dataclasses.replace(elsewhere, background="sky")
+    changed = answer.truth.copy()
+    changed[9:] = world.render(
+        world.Facts((elsewhere,)), answer.draw.args[1], frames=33, height=96, width=96
+    )[9:]
+    scores = judge(answer, changed, 16)
+    assert (scores["background"], scores["no jump"], scores["all facts"]) == (0, 0, 0)
     brighter[5] += 1
     assert judge(answer, brighter, 16)["given frames as given"] == 0
 

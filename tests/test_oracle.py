@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from vjax import world
-from vjax.world import oracle
+from vjax.world import oracle, renderer
 from vjax.world.shapes import distance
 
 FLAT = ("color", "shape", "motion", "background", "count", "camera", "cut", "style")
@@ -178,6 +178,12 @@ def test_what_the_wall_gives_back_has_to_be_the_same():
     for other in (other_color, other_shape):
         swapped = np.concatenate([same[:middle], other[middle:]])
         assert oracle.read(swapped).shots[0].permanence is False
+    # Only the wall hides a thing: to be gone on its way there is another matter.
+    gone = same.copy()
+    gone[2:7] = same[np.flatnonzero(np.isnan(oracle.track(same)[:, 0]))[0]]
+    facts = world.Facts((world.Shot((world.Thing("star", "red", "right"),), "sky", wall=True),))
+    assert oracle.agree(facts, oracle.read(same))["all"]
+    assert not oracle.agree(facts, oracle.read(gone))["count"]
     # It is not permanence to vanish, or to pass in front.
     vanished = np.concatenate([same[:middle], np.repeat(same[middle : middle + 1], 9, axis=0)])
     assert oracle.read(vanished).shots[0].permanence is False
@@ -218,3 +224,180 @@ def test_a_single_frame_has_no_motion():
     assert "motion" not in result
     assert "camera" not in result
     assert all(result.values())
+
+
+# --- Clips that only seem right ------------------------------------------------------------------
+
+STAR = _one("star", "red", "still")
+
+
+def _moving(
+    shape: str = "star", x=0.0, y=0.0, radius=14.0, turn=0.0, frames: int = 33, side: int = 96
+) -> np.ndarray:
+    """A red thing on black; places in pixels from the centre, over time where they are arrays."""
+    video = []
+    over_time = (np.broadcast_to(a, frames) for a in (x, y, radius, turn))
+    for dx, dy, r, angle in zip(*over_time, strict=True):
+        across, down = np.meshgrid(*[np.arange(side) + 0.5 - side / 2] * 2)
+        across, down = (across - dx) / r, (down - dy) / r
+        across, down = (
+            np.cos(angle) * across + np.sin(angle) * down,
+            np.cos(angle) * down - np.sin(angle) * across,
+        )
+        video.append(np.clip(0.5 - r * distance(shape, across, down), 0, 1))
+    return _paint(np.stack(video))
+
+
+def _motion(video: np.ndarray) -> str:
+    return oracle.read(video).shots[0].things[0].motion
+
+
+T = np.linspace(0, 1, 33)
+
+
+def test_drawn_motions_are_what_they_are():
+    """The ruler of the tests below: the same drawings, right."""
+    assert all(oracle.agree(STAR, oracle.read(_moving())).values())
+    assert _motion(_moving(x=-20 + 40 * T)) == "right"
+    assert _motion(_moving(y=20 - 40 * np.minimum(T / 0.4, 1))) == "up"
+    assert _motion(_moving(radius=10 * (1 + T))) == "grows"
+    assert _motion(_moving(radius=24 - 12 * T)) == "shrinks"
+    assert _motion(_moving("square", turn=4 * T)) == "spins"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [T > 0.5, np.arange(33) % 2 == 1, np.abs(T - 0.5) < 0.1],
+    ids=["half", "second", "short"],
+)
+def test_a_thing_that_vanishes_is_not_there(gone):
+    video = _moving(x=-20 + 40 * T)
+    video[gone] = [8, 8, 10]
+    result = oracle.agree(_one("star", "red", "right"), oracle.read(video))
+    assert not result["count"]
+    assert not result["motion"]
+
+
+@pytest.mark.parametrize("color", ["red", "blue"])
+def test_a_second_thing_for_a_while_is_counted(color):
+    video = _moving(x=-25.0)
+    other = _paint(np.roll(_ink("circle", 33, 96, 9.0), 25, axis=2), color)
+    video[10:24] = np.maximum(video[10:24], other[10:24])
+    assert not oracle.agree(STAR, oracle.read(video))["count"]
+    video = _moving(x=-25.0)
+    video[16] = np.maximum(video[16], other[16])  # a flash of one frame is not held against it
+    assert oracle.agree(STAR, oracle.read(video))["count"]
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        _moving(x=np.random.default_rng(0).uniform(-3, 3, 33)),
+        _moving(x=1.5 * np.where(np.arange(33) % 2, 1, -1)),
+        _moving(y=8 * np.sin(np.pi * T) ** 2),
+        _moving("square", turn=np.pi * np.minimum(T / 0.5, 1)),
+        _moving("square", turn=0.8 * T),
+        _moving(radius=14 + 8 * np.sin(np.pi * T)),
+        _moving(radius=14 * (1 + 0.1 * np.where(np.arange(33) % 2, 1, -1))),
+    ],
+    ids=["jitter", "shiver", "nod", "half a spin", "slow turn", "grows, shrinks", "pulses"],
+)
+def test_stillness_is_no_name_for_what_fits_nothing(video):
+    assert _motion(video) == oracle.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        _moving(radius=np.where(T < 0.5, 12, 20)),
+        _moving(radius=np.where(T < 0.05, 12, 20)),
+        _moving(radius=12 + 4 * (T > 0.3) + 4 * (T > 0.7)),
+        _moving(radius=np.where(T < 0.5, 20, 14)),
+        _moving(x=np.interp(np.arange(33), [15, 18], [-15, 15])),
+        _moving(x=np.interp(np.arange(33), [0, 3], [-15, 15])),
+        _moving(y=np.where(T < 0.5, -12, 12)),
+        _moving(x=20 * np.sin(2 * np.pi * T)),
+        _moving(x=-20 + 40 * T, radius=12 * (1 + 0.8 * T)),
+        _moving("square", x=-20 + 40 * T, turn=4 * T),
+        _moving("square", turn=np.where(T < 0.5, 0, 1.2)),
+    ],
+    ids=[
+        "one pop",
+        "an early pop",
+        "two pops",
+        "one drop",
+        "three frames",
+        "the first three",
+        "a leap",
+        "there and back",
+        "also grows",
+        "also spins",
+        "one turn",
+    ],
+)
+def test_what_happens_at_once_or_beside_something_else_is_no_motion(video):
+    assert _motion(video) == oracle.UNKNOWN
+
+
+def _pair(first: tuple, second: tuple) -> np.ndarray:
+    """A red star and a blue square, each at (x, y)."""
+    star = _moving(x=first[0], y=first[1], radius=11.0)
+    square = _moving("square", x=second[0], y=second[1], radius=11.0)
+    return np.maximum(star, square[..., ::-1])
+
+
+def test_the_relation_is_that_of_the_places():
+    rises = 6 - 12 * T
+    star, square = world.Thing("star", "red", "up"), world.Thing("square", "blue")
+    for places, relation in (
+        (((-22, rises), (22, 3)), "left of"),
+        (((0, rises - 20), (2, 25)), "above"),
+    ):
+        video = _pair(*places)
+        video[..., 2] = np.where(video[..., 2] > 12, video[..., 2], 10)
+        for asked in ("left of", "above"):
+            facts = world.Facts((world.Shot((star, square), "black", asked),))
+            reading = oracle.read(video)
+            assert reading.shots[0].things[0].motion == "up"
+            assert oracle.agree(facts, reading)["relation"] == (asked == relation), relation
+
+
+def test_a_cut_that_nobody_asked_for_is_wrong_and_all_its_shots_are_read():
+    first, other = (_draw(_one("star", "red", "still", where), 3) for where in ("black", "sky"))
+    for at in (1, 8, 16, 32):
+        video = np.concatenate([first[:at], other[at:]])
+        result = oracle.agree(STAR, oracle.read(video))
+        assert not result["cut"], at
+        if 2 < at < 31:
+            assert not result["background"]
+    early = np.concatenate([first[:5], other[5:20], first[20:]])
+    facts = world.Facts(
+        (world.Shot(STAR.shots[0].things, "black"), world.Shot(STAR.shots[0].things, "sky"))
+    )
+    assert not oracle.agree(facts, oracle.read(early))["cut"]
+
+
+@pytest.mark.parametrize("background", ["sky", "sunset", "night", "grass"])
+def test_a_camera_moves_throughout_or_not_at_all(background):
+    def seen(offset=0.0, zoom=1.0) -> str:
+        offset, zoom = (np.broadcast_to(a, 33).astype(float) for a in (offset, zoom))
+        rng = np.random.default_rng(5)
+        video = renderer._draw_background(rng, background, (96, 96), offset, zoom)
+        video = np.repeat(video, 33 // len(video), axis=0)
+        return oracle.read(np.clip(video, 0, 255).astype(np.uint8)).shots[0].camera
+
+    assert seen() == "static"
+    assert seen(offset=0.4 * T) == "pan right"
+    assert seen(zoom=1 + 0.6 * T) == "zoom in"
+    there_and_back = 0.4 * np.minimum(T, 1 - T)
+    assert seen(offset=there_and_back) not in ("static", "pan left", "pan right")
+    assert seen(zoom=1 + 2 * there_and_back) not in ("static", "zoom in", "zoom out")
+    at_once = np.interp(np.arange(33), [15, 18], [0, 0.4])
+    assert seen(offset=at_once) not in ("static", "pan right")
+
+
+def test_the_version_follows_the_sources(tmp_path, monkeypatch):
+    before = oracle.version()
+    assert before == oracle.version()
+    monkeypatch.setattr(oracle.pathlib.Path, "read_bytes", lambda self: b"other")
+    assert oracle.version() != before

@@ -3,27 +3,31 @@
 from vjax.world.facts import Facts, Shot, cut_frame
 from vjax.world.oracle.reading import Reading, ShotReading, ThingReading
 
+_LATE = 2  # a cut may be so many frames early or late
+
 
 def agree(facts: Facts, reading: Reading) -> dict[str, bool]:
     """Which of the facts the reading bears out, and "all" for all of them.
 
     Keys are "color", "shape", "motion", "background", "count", "camera", "style" and "cut", then
     "relation" and "permanence" where the facts have them. With two things or two shots a key is
-    true only if it is right in each. A single frame has no motion, camera or permanence.
+    true only if it is right in each, and in all that was read between: a clip with cuts that nobody
+    asked for has to be right before and after them. A single frame has no motion, camera or
+    permanence.
     """
     expected = [(0, reading.frames)]
     if len(facts.shots) == 2:
         cut = cut_frame(reading.frames)
         expected = [(0, cut), (cut, reading.frames)]
-        found = len(reading.cuts) == 1 and abs(reading.cuts[0] - cut) <= 2
+        found = len(reading.cuts) == 1 and abs(reading.cuts[0] - cut) <= _LATE
     else:
         found = not reading.cuts
     result = {"cut": found, "style": facts.style == reading.style}
     for shot, (start, stop) in zip(facts.shots, expected, strict=True):
-        middle = (start + stop) // 2
-        seen = next(s for s in reading.shots if s.start <= middle < s.stop)
-        for key, value in _agree_shot(shot, seen, reading.frames > 1).items():
-            result[key] = result.get(key, True) and value
+        inside = [s for s in reading.shots if min(s.stop, stop) - max(s.start, start) > _LATE]
+        for seen in inside or reading.shots:
+            for key, value in _agree_shot(shot, seen, reading.frames > 1).items():
+                result[key] = result.get(key, True) and value
     return result | {"all": all(result.values())}
 
 

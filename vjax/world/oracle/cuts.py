@@ -31,7 +31,6 @@ def find_cuts(video: UInt8[np.ndarray, "T H W 3"]) -> tuple[int, ...]:
     while span.size and span.max() > max(6.0, 4 * usual):
         at = int(span.argmax())
         cut = at + 1 + int(step[at : at + lag].argmax())
-        if not (cut < 2 or cut > frames - 2):
-            cuts.append(cut)
+        cuts.append(cut)
         span[max(0, at - lag - 1) : at + lag + 2] = 0
     return tuple(sorted(cuts))

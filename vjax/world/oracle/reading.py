@@ -9,11 +9,19 @@ from vjax.world import facts
 from vjax.world.oracle.background import has_wall, read_background
 from vjax.world.oracle.camera import Camera, read_camera
 from vjax.world.oracle.cuts import find_cuts
-from vjax.world.oracle.motion import read_motion, spin
+from vjax.world.oracle.motion import Course, read_motion, turns
 from vjax.world.oracle.overlap import read_overlap
 from vjax.world.oracle.shape import SYMMETRY, Shape, read_shape, spread
 from vjax.world.oracle.sight import UNKNOWN, see
-from vjax.world.oracle.tracks import Track, find_tracks, kept_identity, seen_whole, track_color
+from vjax.world.oracle.tracks import (
+    Track,
+    count_things,
+    find_tracks,
+    hidden_frames,
+    kept_identity,
+    seen_whole,
+    track_color,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +44,15 @@ class ThingReading:
 class ShotReading:
     """What the frames from `start` up to `stop` show.
 
-    Two things are ordered such that `relation` is that of the first to the second. `permanence`
+    `count` is how many things there are throughout, None where some come and go. Two things are
+    ordered such that `relation` is that of the first to the second. `permanence`
     is None without a wall, else whether one thing went behind it and came out the same.
     """
 
     start: int
     stop: int
     things: tuple[ThingReading, ...]
-    count: int
+    count: int | None
     background: str
     relation: str | None
     camera: str
@@ -69,8 +78,12 @@ def _read_thing(
     fps: float,
     shape: Shape | None,
     wall: bool,
+    hidden: np.ndarray,
 ) -> tuple[ThingReading, Shape]:
-    """`shape` is given where it was read already. `wall`: whether there is one."""
+    """`shape` is given where it was read already. `wall`: whether there is one.
+
+    `hidden` [T] are the frames in which it hides a thing.
+    """
     frames, scale = len(camera.zoom), min(size)
     sights: Track = {t: s for track in reversed(thing) for t, s in track.items()}
     whole = seen_whole(sights, wall) or sorted(sights)
@@ -86,27 +99,25 @@ def _read_thing(
     x = (centroid[at, 0] - size[1] / 2) / scale / zoom + camera.offset[at]
     y = (centroid[at, 1] - size[0] / 2) / scale / zoom
     grown = np.array([sights[t].gyration for t in whole]) / scale / zoom
-    turned = 0.0
     order = SYMMETRY.get(shape.name)
-    if order and len(at) > 2:
-        turned, uneven = spin([sights[t] for t in whole], times, order)
-        turned = turned if uneven < 0.25 else 0.0
-    motion = read_motion(times, x, y, grown, turned)
+    turn = turns([sights[t] for t in whole], order) if order else None
+    motion = read_motion(Course(times, x, y, grown, turn))
+    if len(sights) < 0.95 * (frames - hidden.sum()):  # what comes and goes makes no motion
+        motion = UNKNOWN
     color = track_color(thing)
     return ThingReading(shape.name, color, motion, centroid, radius, shape.fit), shape
 
 
 def _relate(first: ThingReading, second: ThingReading) -> tuple[str, bool]:
-    """How two things that do not overlap lie, and whether their order has to be turned."""
-    apart = np.nanmedian(second.centroid - first.centroid, axis=0)
-    motions = {first.motion, second.motion}
-    across = abs(apart[0]) > abs(apart[1])
-    # What moves up or down stays to the left; what moves sideways stays above.
-    if motions & {"up", "down", "bounces"}:
-        across = True
-    elif motions & {"left", "right"}:
-        across = False
-    return ("left of", bool(apart[0] < 0)) if across else ("above", bool(apart[1] < 0))
+    """How two things that do not overlap lie, and whether their order has to be turned.
+
+    They lie side by side in the direction in which they are apart throughout.
+    """
+    apart = second.centroid - first.centroid
+    side = np.sign(np.nanmedian(apart, axis=0))
+    across, along = np.nanquantile(apart * side, 0.1, axis=0)
+    name, axis = ("left of", 0) if across > along else ("above", 1)
+    return (name if max(across, along) > 0 else UNKNOWN), bool(side[axis] < 0)
 
 
 def _read_shot(
@@ -120,7 +131,12 @@ def _read_shot(
     wall = strip & walled
     background = read_background(video, wall)
     seen, out, glows = see(video, background, wall)
-    things, count = find_tracks(seen, walled)
+    things, totals = find_tracks(seen, frames, walled)
+    hidden = np.zeros(frames, bool)
+    if walled and things:
+        sights = {t: s for track in things[0] for t, s in track.items()}
+        hidden = hidden_frames(sights, frames, width, facts.WALL_WIDTH / 2 * scale)
+    count = count_things(totals, hidden)
     if background.name in ("black", "gray") or walled:
         camera = Camera("static", np.zeros(frames), np.ones(frames))
     else:
@@ -134,7 +150,7 @@ def _read_shot(
             relation = "behind"
     readings, found = [], []
     for thing, shape in zip(things, shapes, strict=True):
-        reading, shape = _read_thing(thing, camera, (height, width), fps, shape, walled)
+        reading, shape = _read_thing(thing, camera, (height, width), fps, shape, walled, hidden)
         readings.append(reading)
         found.append(shape)
     if len(things) == 2 and relation is None:
@@ -220,7 +236,7 @@ def track(
         strip = np.abs(np.arange(width) + 0.5 - width / 2)
         wall = (strip < facts.WALL_WIDTH / 2 * min(height, width)) & has_wall(shot)
         seen, _, _ = see(shot, read_background(shot, wall), wall)
-        things, _ = find_tracks(seen, bool(wall.any()))
+        things, _ = find_tracks(seen, len(shot), bool(wall.any()))
         if thing_color is not None:
             things = [thing for thing in things if track_color(thing) == thing_color]
         for piece in things[0] if things else []:

@@ -8,14 +8,18 @@ from vjax.world.oracle.sight import Sight, name_color
 
 Track = dict[int, Sight]
 
+_ALWAYS = 0.95  # a thing is seen in this share of the frames
+_FEW = 0.1  # and what nobody asked for in no more than this
 
-def find_tracks(seen: list[list[list[Sight]]], wall: bool) -> tuple[list[list[Track]], int]:
-    """What is seen, followed through time, and how many things there are at once.
+
+def find_tracks(
+    seen: list[list[list[Sight]]], frames: int, wall: bool
+) -> tuple[list[list[Track]], np.ndarray]:
+    """What is seen, followed through time, and how many things there are in each frame.
 
     A thing is a list of tracks: several where one took the place of another, as when the colour
     changes on the way.
     """
-    frames = len(seen[0]) if seen else 0
     tracks: list[Track] = []
     for per_frame in seen:
         counts = [len(sights) for sights in per_frame if sights]
@@ -43,8 +47,8 @@ def find_tracks(seen: list[list[list[Sight]]], wall: bool) -> tuple[list[list[Tr
     for per_frame in seen:
         totals += [len(sights) for sights in per_frame]
     if not tracks or (not wall and np.median(totals) == 0):
-        return [], 0
-    count = int(np.bincount(totals[totals > 0] if wall else totals).argmax())
+        return [], totals
+    usual = int(np.bincount(totals[totals > 0] if wall else totals).argmax())
     things: list[list[Track]] = []
     for track in sorted(tracks, key=len, reverse=True):
         for thing in things:
@@ -56,7 +60,32 @@ def find_tracks(seen: list[list[list[Sight]]], wall: bool) -> tuple[list[list[Tr
             things.append([track])
     things = [thing for thing in things if len(set().union(*thing)) >= 0.4 * frames or wall]
     things.sort(key=lambda thing: -sum(s.area for track in thing for s in track.values()))
-    return things[: max(count, 1)], max(count, 1)
+    return things[: max(usual, 1)], totals
+
+
+def count_things(totals: np.ndarray, hidden: np.ndarray) -> int | None:
+    """How many things there are throughout; None where some come and go.
+
+    Args:
+        totals: how many are seen in each frame, [T].
+        hidden: the frames in which the wall may hide one, [T].
+    """
+    every = range(1, totals.max(initial=0) + 1)
+    most = max((n for n in every if (totals >= n).mean() > _FEW), default=0)
+    visible = totals[~hidden]
+    return most if not len(visible) or (visible >= most).mean() >= _ALWAYS else None
+
+
+def hidden_frames(sights: Track, frames: int, width: int, half_wall: float) -> np.ndarray:
+    """The frames [T] without a sight of a thing that went behind the wall before and came out."""
+    hidden, at = np.zeros(frames, bool), sorted(sights)
+    for before, after in zip(at[:-1], at[1:], strict=True):
+        near = [
+            abs(sights[t].x - width / 2) < half_wall + 2 * sights[t].gyration
+            for t in (before, after)
+        ]
+        hidden[before + 1 : after] = all(near)
+    return hidden
 
 
 def track_color(thing: list[Track]) -> str:
