@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vjax import evaluate, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
-from vjax.evaluation import results, trials
+from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
 from vjax.timeline import RequestError
 
@@ -88,6 +88,21 @@ def test_jumps_at_seams_and_changed_frames_are_seen():
     assert judge(answer, brighter, 16)["given frames as given"] == 0
 
 
+def test_each_motion_word_says_where_things_go():
+    every = [trial("one thing", index) for index in range(10)]
+    courses = [(each, words.course(each.truth, 16)) for each in every]
+    found = words.by_word(courses)
+    assert list(found) == list(world.MOTIONS)
+    for word, axis, sign in (("left", "right", -1), ("right", "right", 1), ("down", "down", 1)):
+        assert sign * found[word][axis] > 0.15
+        assert found[word]["way"] == pytest.approx(abs(found[word][axis]), abs=0.02)
+    assert found["grows"]["growth"] > 0.4 > 0.01 > abs(found["still"]["growth"])
+    assert found["shrinks"]["growth"] < -0.25
+    assert found["spins"]["turn"] > 0.5
+    assert found["circles"]["way"] > 0.6
+    assert words.course(every[0].truth[:, :8, :8], 16) == {}  # nothing to see
+
+
 # --- The command ---------------------------------------------------------------------------------
 
 
@@ -147,6 +162,10 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
     assert rows["one thing"]["model"]["all facts"] == 1
     assert rows["one thing"]["round trip"]["all facts"] == 1
     assert rows["one thing"]["still picture"]["all facts"] < 0.5
+    went = evaluate.motion_words(
+        pipe, evaluate.plan(pipe, options(*only), Console()), kept(tmp_path)
+    )
+    assert went["one thing"]["model"] == went["one thing"]["truth"]
     # A line that was cut off is scored again; no other, and nothing is made again.
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
     (tmp_path / "scores.jsonl").write_text("\n".join(lines)[:-9])

@@ -32,7 +32,7 @@ from rich.progress import (
 from rich.table import Table
 
 from vjax import pipeline, runtime, weights
-from vjax.evaluation import trials
+from vjax.evaluation import trials, words
 from vjax.evaluation.judge import judge
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
@@ -163,31 +163,50 @@ def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.n
 
 def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:
     """Mean scores of the answers by row: of the model, of round trips and of still pictures."""
-    rows = {}
+    rows: dict[str, dict] = {}
     with _bar(console) as bar:
         shown = bar.add_task("judging", total=len(tasks))
         for task in tasks:
-            scores: dict[str, list[dict[str, float]]] = {}
+            trial = functools.cache(task.row.trial)
+
+            def judged(kind: str, index: int, task=task, trial=trial) -> dict[str, float] | None:
+                found = results.scores(task.name, kind, index)
+                if found is None:
+                    video = _answer(pipe, task, trial(index), kind, results)
+                    if video is not None:
+                        found = judge(trial(index), video, pipe.config.fps)
+                        results.add_scores(task.name, kind, index, found)
+                return found
+
+            row: dict = {}
             for kind in ("model", "round trip", "still picture"):
                 count = task.count if kind == "model" else min(task.count, CEILINGS)
-                if kind != "model" and (task.start is not None or len(task.row.trial(0).given) < 2):
-                    continue
-                for index in range(count):
-                    found = results.scores(task.name, kind, index)
-                    if found is None:
-                        trial = task.row.trial(index)
-                        video = _answer(pipe, task, trial, kind, results)
-                        if video is None:
-                            continue
-                        found = judge(trial, video, pipe.config.fps)
-                        results.add_scores(task.name, kind, index, found)
-                    scores.setdefault(kind, []).append(found)
-            rows[task.name] = {
-                "generations": len(scores.get("model", [])),
-                **{kind: _means(every) for kind, every in scores.items()},
-            }
+                if kind == "model" or (task.start is None and len(trial(0).given) > 1):
+                    every = [judged(kind, index) for index in range(count)]
+                    every = [scores for scores in every if scores is not None]
+                    row |= {"generations": len(every)} if kind == "model" else {}
+                    row[kind] = _means(every)
+            rows[task.name] = row
             bar.advance(shown)
     return rows
+
+
+def motion_words(pipe, tasks: list[Task], results: Results) -> dict[str, dict]:
+    """Where single things went by each motion word, and where the true ones go."""
+    found = {}
+    for task in tasks:
+        if task.row.name == "one thing" and len(task.row.trial(0).given) > 1:
+            courses: dict[str, list] = {"model": [], "truth": []}
+            for trial in map(task.row.trial, range(task.count)):
+                video = results.clip(task.name, trial)
+                for kind, clip in (("model", video), ("truth", trial.truth)):
+                    seen = results.scores(task.name, f"course of {kind}", trial.index)
+                    if seen is None and video is not None:
+                        seen = words.course(clip, pipe.config.fps)
+                        results.add_scores(task.name, f"course of {kind}", trial.index, seen)
+                    courses[kind].append((trial, seen or {}))
+            found[task.name] = {kind: words.by_word(every) for kind, every in courses.items()}
+    return found
 
 
 def _means(scores: list[dict[str, float]]) -> dict[str, float]:
@@ -235,6 +254,16 @@ def _table(report: dict) -> Table:
         table.add_row(
             "vae", str(report["vae"]["clips"]), "", "", "", f"{report['vae']['psnr']:.1f} dB"
         )
+    return table
+
+
+def _words_table(name: str, found: dict[str, dict[str, dict[str, float]]]) -> Table:
+    title = f"each motion word, {name}: mean way of the thing (of the true one)"
+    table = Table("word", *words.COLUMNS, title=title)
+    for word, means in found["model"].items():
+        true = found["truth"][word]
+        cells = [f"{means[key]:+.2f} ({true[key]:+.2f})" for key in words.COLUMNS]
+        table.add_row(word, *cells)
     return table
 
 
@@ -305,6 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
             "origin": pipe.config.origin,
             **results.key,
             "rows": score(pipe, tasks, results, console),
+            "each motion word": motion_words(pipe, tasks, results),
         }
         if (not options.only and not options.start) or "vae" in options.only:
             count = min(max(1, options.count // 4), 64)
@@ -326,6 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(report))
     else:
         Console().print(_table(report))
+        for name, found in report["each motion word"].items():
+            Console().print(_words_table(name, found))
     print(
         f"kept in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", file=sys.stderr
     )

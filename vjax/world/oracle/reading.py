@@ -29,7 +29,8 @@ class ThingReading:
     """What one thing of a shot is and does.
 
     `centroid` [T, 2] (x, y) and `radius` [T] are in pixels, NaN where the thing is not visible.
-    `fit` is how well the named shape (or the nearest one, where it is unknown) matches, 0 to 1.
+    `course` is over the frames that show it whole. `fit` is how well the named shape (or the
+    nearest one, where it is unknown) matches, 0 to 1.
     """
 
     shape: str
@@ -37,6 +38,7 @@ class ThingReading:
     motion: str
     centroid: np.ndarray
     radius: np.ndarray
+    course: Course
     fit: float
 
 
@@ -101,11 +103,12 @@ def _read_thing(
     grown = np.array([sights[t].gyration for t in whole]) / scale / zoom
     order = SYMMETRY.get(shape.name)
     turn = turns([sights[t] for t in whole], order) if order else None
-    motion = read_motion(Course(times, x, y, grown, turn))
+    course = Course(times, x, y, grown, turn)
+    motion = read_motion(course)
     if len(sights) < 0.95 * (frames - hidden.sum()):  # what comes and goes makes no motion
         motion = UNKNOWN
     color = track_color(thing)
-    return ThingReading(shape.name, color, motion, centroid, radius, shape.fit), shape
+    return ThingReading(shape.name, color, motion, centroid, radius, course, shape.fit), shape
 
 
 def _relate(first: ThingReading, second: ThingReading) -> tuple[str, bool]:
