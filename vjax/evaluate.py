@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,6 +38,7 @@ from vjax.evaluation.judge import judge
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
 from vjax.timeline import RequestError
+from vjax.video import contact_sheet
 
 SHOWN = 6  # clips of a row on the contact sheet
 CEILINGS = 50  # trials of a row, at most, for which a round trip and a still picture are judged
@@ -365,12 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write_sheet(path: pathlib.Path, shown: list[tuple[np.ndarray, str]]) -> None:
-    from PIL import Image
-
-    from vjax import video as media
-
     clips, labels = zip(*shown, strict=True)
-    Image.fromarray(media.contact_sheet(clips, labels=labels)).save(path)
+    Image.fromarray(contact_sheet(clips, labels=labels)).save(path)
 
 
 if __name__ == "__main__":
