@@ -68,6 +68,18 @@ def test_a_still_clip_keeps_its_length(tmp_path, suffix):
     assert (len(shown.frames), shown.fps) == (20, 10)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_colour_stays_where_it_is(tmp_path, suffix, axis):
+    """Colour at half the resolution, read half of its pixel aside, would be off by 4 levels."""
+    wave = 128 + 80 * np.sin(2 * np.pi * np.arange(64) / 16)
+    frames = np.full((2, 64, 64, 3), 120, np.uint8)
+    frames[..., 2] = np.rint(wave if axis else wave[:, None])
+    video.write(tmp_path / f"a{suffix}", frames, 10)
+    error = np.abs(video.read(tmp_path / f"a{suffix}").frames.astype(int) - frames)
+    assert error[:, 4:-4, 4:-4].mean() < 1
+
+
 def test_odd_sizes_are_extended_never_scaled(tmp_path):
     frames = ramp(3, 47, 63)
     video.write(tmp_path / "a.mp4", frames, 10)
@@ -299,6 +311,51 @@ def test_reading_to_a_size_is_reading_then_fitting(tmp_path):
     small = video.read(tmp_path / "a.mp4", size=(20, 30))
     whole = video.read(tmp_path / "a.mp4")
     np.testing.assert_array_equal(small.frames, video.fit(whole.frames, 20, 30))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv", ".gif", ".webp", ".ts"])
+def test_a_part_of_a_clip_is_read(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".ts":  # a clock that does not begin at nought
+        encode(path, ramp(33), crf="5", g="8")
+    else:
+        video.write(path, ramp(33), 10)
+    part = video.read(path, seconds=(1.2, 2.0))
+    assert (part.fps, numbers(part.frames)) == (10, list(range(12, 20)))
+    part = video.read(path, seconds=(3.0, np.inf))
+    assert (part.fps, numbers(part.frames)) == (10, [30, 31, 32])
+    part = video.read(path, frames=4, size=(32, 24))
+    assert (part.fps, numbers(part.frames)) == (10, [0, 1, 2, 3])
+    assert part.frames.shape == (4, 24, 32, 3)
+    part = video.read(path, frames=1)
+    assert (part.fps, numbers(part.frames)) == (10, [0])
+    with pytest.raises(MediaError, match="no frames after"):
+        video.read(path, seconds=(9.0, 10.0))
+
+
+def test_the_size_may_depend_on_the_files(tmp_path):
+    video.write(tmp_path / "a.png", ramp(1), None)
+    shown = video.read(tmp_path / "a.png", size=lambda width, height: (width // 2, height // 2))
+    assert shown.frames.shape == (1, 24, 32, 3)
+
+
+def test_a_bare_stream_of_pictures_has_the_rate_it_claims(tmp_path):
+    encode(tmp_path / "a.h264", ramp(9), rate=25, crf="5")
+    shown = video.read(tmp_path / "a.h264")
+    assert (shown.fps, numbers(shown.frames)) == (25, list(range(9)))
+
+
+def test_a_large_source_is_scaled_while_it_is_decoded(tmp_path):
+    y, x = np.mgrid[:1024, :1536]
+    frames = np.stack([x // 8, y // 8, (x + y) // 16], axis=-1).astype(np.uint8)[None].repeat(2, 0)
+    for name in ("a.mp4", "a.jpg"):
+        if name == "a.mp4":
+            video.write(tmp_path / name, frames, 10)
+        else:
+            Image.fromarray(frames[0]).save(tmp_path / name, quality=95)
+        small = video.read(tmp_path / name, size=(64, 64)).frames.astype(int)
+        whole = video.fit(video.read(tmp_path / name).frames, 64, 64)
+        assert np.abs(small - whole).max() <= 3
 
 
 def test_too_long_for_memory_is_an_error_not_a_crash(tmp_path, monkeypatch):

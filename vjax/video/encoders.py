@@ -33,30 +33,49 @@ class Job:
         return f"{round(worst + (best - worst) * self.quality / 100)}"
 
 
+# Converted by BT.709, rounded right, and with the colour between pixels where players look for it.
+_TO_YUV = (
+    "scale=flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+    ":out_color_matrix=bt709:out_range=tv"
+)
+
+
 def mp4(job: Job) -> contextlib.AbstractContextManager[Encode]:
     options = {"preset": "medium", "crf": job.scaled(38, 10, default=12)}
-    return _video(job, "mp4", "libx264", options, "aac", {"movflags": "+faststart"})
+    filters = f"{_TO_YUV}:out_chroma_loc=left,format=yuv420p"
+    return _video(job, "mp4", "libx264", options, filters, "aac", {"movflags": "+faststart"})
 
 
 def webm(job: Job) -> contextlib.AbstractContextManager[Encode]:
     options = {"crf": job.scaled(50, 12, default=15), "b": "0", "row-mt": "1", "cpu-used": "2"}
-    return _video(job, "webm", "libvpx-vp9", options, "libopus", {})
+    return _video(job, "webm", "libvpx-vp9", options, f"{_TO_YUV},format=yuv420p", "libopus", {})
 
 
 def mkv(job: Job) -> contextlib.AbstractContextManager[Encode]:
     options = {"level": "3", "slicecrc": "1"}
-    return _video(job, "matroska", "ffv1", options, "flac", {})
+    return _video(job, "matroska", "ffv1", options, "scale,format=bgr0", "flac", {})
 
 
 @contextlib.contextmanager
 def _video(
-    job: Job, container: str, codec: str, options: dict, sound_codec: str, settings: dict
+    job: Job,
+    container: str,
+    codec: str,
+    options: dict,
+    filters: str,
+    sound_codec: str,
+    settings: dict,
 ) -> Iterator[Encode]:
     import av
     from av.codec.context import ThreadType
-    from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
     odd_width, odd_height = (side % 2 if container == "mp4" else 0 for side in job.size)
+    width, height = job.size[0] + odd_width, job.size[1] + odd_height
+    graph = av.filter.Graph()
+    source = graph.add_buffer(None, width, height, "rgb24", time_base=1 / job.fps)
+    steps = [graph.add(*step.split("=", 1)) for step in filters.split(",")]
+    graph.link_nodes(source, *steps, graph.add("buffersink"))
+    graph.configure()
     with as_os_error():
         out = av.open(url(job.path), "w", container, container_options=settings)
     try:
@@ -64,19 +83,12 @@ def _video(
             out.metadata["comment"] = job.comment
         stream = out.add_stream(codec, rate=job.fps, options=options)
         context = stream.codec_context
-        context.width, context.height = job.size[0] + odd_width, job.size[1] + odd_height
+        context.width, context.height, context.pix_fmt = width, height, filters.split("=")[-1]
         context.time_base = 1 / job.fps
         context.thread_type = ThreadType.AUTO
-        context.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
-        convert: dict = {"format": context.pix_fmt}
-        if codec != "ffv1":  # marked as what it is: unmarked, players guess by size
+        if context.pix_fmt == "yuv420p":  # marked as what it is: unmarked, players guess by size
             context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-            context.color_range = ColorRange.MPEG
-            convert["dst_colorspace"] = Colorspace.ITU709
-            convert["dst_color_range"] = ColorRange.MPEG
-            exact = Interpolation.ACCURATE_RND
-            exact |= Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-            convert["interpolation"] = Interpolation.BICUBIC | exact
+            context.color_range = 1  # "tv"
         track = _Track(out, job.sound, sound_codec) if job.sound else None
         count = 0
 
@@ -84,11 +96,12 @@ def _video(
             nonlocal count
             if odd_width or odd_height:
                 pixels = np.pad(pixels, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(**convert)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = count, 1 / job.fps
             count += 1
+            graph.vpush(frame)
             with as_os_error():
-                out.mux(stream.encode(frame))
+                out.mux(stream.encode(graph.vpull()))
                 if track:
                     track.write(float(count / job.fps))
 
@@ -111,7 +124,8 @@ class _Track:
         import av
 
         self.out, self.sound, self.position = out, sound, 0
-        rate = 48_000 if codec == "libopus" else sound.rate
+        rates = av.Codec(codec, "w").audio_rates
+        rate = sound.rate if not rates or sound.rate in rates else 48_000
         self.layout = "stereo" if sound.samples.shape[1] == 2 else "mono"
         self.stream = out.add_stream(codec, rate=rate, layout=self.layout)
         if codec != "flac":

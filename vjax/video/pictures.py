@@ -31,7 +31,7 @@ class Picture:
     """An open picture or animation, decoded as its frames are asked for."""
 
     declared = None  # frame rate
-    expected = 0.0  # seconds
+    expected = origin = 0.0  # seconds
     silent = True
     careful = True  # with the duration of the last frame
 
@@ -48,7 +48,7 @@ class Picture:
         self.image.close()
 
     def frames(self, begin: float = 0.0) -> Iterator[Shown]:
-        """Those that are shown after `begin` seconds. Pixels are to be taken before the next."""
+        """Those that start at `begin` seconds or later. Pixels are to be taken before the next."""
         if self.still:
             width, height = self.image.size
             size = (height, width) if _orientation(self.image) >= 5 else (width, height)
@@ -71,7 +71,7 @@ class Picture:
             milliseconds = float(self.image.info.get("duration", 0))
             # As every browser: a frame that claims no time at all is shown for a tenth of a second.
             duration = milliseconds / 1000 if milliseconds > 10 else 0.1
-            if start + duration > begin:
+            if start >= begin - self.tick:
                 shape = frame.shape[1], frame.shape[0]
                 yield start, duration, shape, functools.partial(_fitted, frame)
             start = math.fsum((start, duration))

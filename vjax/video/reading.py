@@ -58,9 +58,9 @@ def read(
     with _opened(path) as source:
         reel = _collect(path, source, size, begin, until, frames)
         clip = _even(path, source, reel, frames)
-        if sound and not source.silent and not source.still:
-            heard = streams.hear(path, begin, len(clip.frames) / clip.fps)
-            clip = dataclasses.replace(clip, sound=heard)
+        if sound and clip.fps and not source.silent:
+            at, length = source.origin + reel.starts[0], len(clip.frames) / clip.fps
+            clip = dataclasses.replace(clip, sound=streams.hear(path, at, length))
         return clip
 
 

@@ -7,6 +7,7 @@ from a file that is open already, and opening any other is refused.
 import contextlib
 import functools
 import itertools
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -91,36 +92,41 @@ class Video:
         self.stream = streams[0]
         context = self.stream.codec_context
         if context is None:
-            raise MediaError(f"{path} is coded in a way that is not known here; convert it to mp4.")
+            raise MediaError(
+                f"{path} is of a kind that cannot be decoded here; save it as mp4 or png."
+            )
         if context.width * context.height > MAX_PIXELS:
             raise too_large(path, context.width, context.height)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.declared = float(rate) if rate and 0.01 <= float(rate) <= 1000 else None
         self.still = container.format.name.endswith("_pipe")
         self.silent = not container.streams.audio
+        self.origin = float((self.stream.start_time or 0) * self.stream.time_base)
         if self.stream.duration is not None:
             self.expected = float(self.stream.duration * self.stream.time_base)
         else:
-            self.expected = (container.duration or 0) / av.time_base
-        self.origin = float((self.stream.start_time or 0) * self.stream.time_base)
+            self.expected = (container.duration or 0) / av.time_base - self.origin
         self.tick = float(self.stream.time_base)
         self.scaler = VideoReformatter()
-        self.broken = False
+        self.broken = self.timed = False
         self.notes: dict[str, None] = {}  # in order, each once
 
     def frames(self, begin: float = 0.0) -> Iterator[Shown]:
         """Those that start at `begin` seconds or later. Pixels are to be taken before the next."""
         matrix = rotation = None
-        for frame, colours in self._progressive(begin):
+        for count, (frame, colours) in enumerate(self._progressive(begin)):
             if matrix is None or frame.rotation != rotation:
                 # Not of each frame: asked for it, a frame is freed late.
                 matrix, rotation = _display_matrix(frame), frame.rotation
-            time = frame.pts if frame.pts is not None else frame.dts
-            if time is None:
+            start = _time(frame) - self.origin
+            if not math.isnan(start):
+                self.timed = True
+            elif self.declared and not self.timed:  # a bare stream of pictures
+                start = count / self.declared
+            else:
                 raise MediaError(
                     f"{self.path} does not say when its frames are shown; convert it to mp4 first."
                 )
-            start = float(time * frame.time_base) - self.origin
             if start < begin - self.tick:
                 continue
             aspect = self.stream.sample_aspect_ratio
@@ -231,9 +237,30 @@ def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator
         decoder.thread_type = "AUTO"
     else:
         decoder.thread_count = 1
-    if begin > float((stream.start_time or 0) * stream.time_base):
+    first = stream.start_time or 0
+    if begin > float(first * stream.time_base):
         with contextlib.suppress(av.FFmpegError):  # no index: read from the start
             container.seek(int(begin / stream.time_base), stream=stream)
+        frames = _frames(container, stream, decoder, strict)
+        frame = next(frames, None)
+        if frame is not None and _time(frame) <= begin:
+            yield frame
+            yield from frames
+            return
+        container.seek(first, stream=stream)  # some seek too far
+        decoder.flush_buffers()
+    yield from _frames(container, stream, decoder, strict)
+
+
+def _time(frame: Any) -> float:
+    """When a frame is shown, as its stream counts seconds; NaN where that is not said."""
+    time = frame.pts if frame.pts is not None else frame.dts
+    return math.nan if time is None else float(time * frame.time_base)
+
+
+def _frames(container: Any, stream: Any, decoder: Any, strict: bool) -> Iterator[Any]:
+    import av
+
     packets = container.demux(stream)
     while True:
         try:
@@ -282,18 +309,16 @@ def _turned(
 
 
 def hear(path: pathlib.Path, begin: float, length: float) -> Sound | None:
-    """What a video's sound is from `begin` seconds of its pictures on, at most two channels of it.
+    """The sound of a video, in one or two channels, from a time on as its streams count.
 
     What is damaged is silent; None where there is no sound.
     """
     import av
 
     with opened(path) as container:
-        if not container.streams.audio or container.streams.audio[0].codec_context is None:
-            return None
         stream = container.streams.audio[0]
-        pictures = container.streams.video[0]
-        origin = float((pictures.start_time or 0) * pictures.time_base) + begin
+        if stream.codec_context is None:
+            return None
         rate = stream.codec_context.sample_rate
         channels = min(stream.codec_context.channels, 2)
         if not (8000 <= rate <= 192_000 and channels):
@@ -301,9 +326,9 @@ def hear(path: pathlib.Path, begin: float, length: float) -> Sound | None:
         samples = np.zeros((round(length * rate), channels), np.int16)
         resampler = av.AudioResampler("s16", "stereo" if channels == 2 else "mono", rate)
         position = None
-        for frame in _decode(container, stream, origin, strict=False):
+        for frame in _decode(container, stream, begin, strict=False):
             if frame.pts is not None:
-                at = round((float(frame.pts * frame.time_base) - origin) * rate)
+                at = round((float(frame.pts * frame.time_base) - begin) * rate)
                 # Coarse clocks tremble: only what is a real gap becomes one.
                 if position is None or abs(at - position) > rate // 50:
                     position = at
