@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import re
@@ -32,9 +33,10 @@ from vjax.config import (
 from vjax.data import loader
 from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
-from vjax.training import dit, start, vae
+from vjax.training import dit, preview, start, vae
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.plan import Plan
+from vjax.training.process import Stopped, alone_in
 from vjax.training.state import init_state, restart, train_step
 
 FIVE = Bucket(frames=5, height=32, width=32, batch=8)
@@ -391,7 +393,9 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
 
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(trainer, "train_step", stopping)
-    trainer.train(config)
+    with pytest.raises(Stopped, match="Stopped at step 11") as stopped:
+        trainer.train(config)
+    assert stopped.value.status == 143
     assert len(seen) == 11
     assert final_state(config, 11)["step"] == 11
     assert not (runs / "run" / "samples").exists()
@@ -498,6 +502,130 @@ def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, cap
         trainer.train(config)
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")]
     assert saved == (["2"] if what == "loss" else [])
+
+
+# --- Endings -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs whose updates, bundles and previews take no time; returns what they did."""
+    done = []
+    monkeypatch.setattr(trainer, "init_state", small_state)
+    monkeypatch.setattr(trainer, "train_step", fake_step([1] * 100))
+    monkeypatch.setattr(trainer, "_export", lambda *_: done.append("bundle"))
+    monkeypatch.setattr(preview, "write", lambda *arguments: done.append(f"show {arguments[2]}"))
+    return done
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    return sorted(int(p.name) for p in (directory / "run/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
+    number, status, quick, tmp_path, monkeypatch, capsys
+):
+    def long(*_):
+        os.kill(os.getpid(), number)
+        pytest.fail("the preview went on")
+
+    monkeypatch.setattr(preview, "write", long)
+    config = vae_config(tmp_path, stages=(stage(FIVE, steps=9),), sample_every=3)
+    file = write_config(tmp_path, dataclasses.replace(config, checkpoint_every=100))
+    assert trainer.main([file]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Stopped at step 3; the same command goes on from there." in captured.err
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_a_signal_during_an_update_is_heard_after_it(quick, tmp_path, monkeypatch, capsys):
+    step = trainer.train_step
+
+    def compiling(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", compiling)
+    assert trainer.main([write_config(tmp_path, vae_config(tmp_path))]) == 143
+    assert saved_steps(tmp_path) == [1]
+    assert quick == ["bundle"]
+
+
+def test_a_preview_that_fails_is_logged_and_the_run_goes_on(quick, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preview, "write", full)
+    with caplog.at_level(logging.WARNING, "vjax"):
+        trainer.train(vae_config(tmp_path, sample_every=2))
+    assert "The preview of step 2 failed: OSError: [Errno 28] No space left" in caplog.text
+    assert saved_steps(tmp_path) == [2, 4]
+    monkeypatch.setattr(trainer, "_export", full)  # without its bundle, the run has failed
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train(vae_config(tmp_path, name="other"))
+
+
+def test_zero_means_never(quick, tmp_path, caplog):
+    changes = {"sample_every": 0, "checkpoint_every": 0, "log_every": 0}
+    with caplog.at_level(logging.INFO, "vjax"):
+        trainer.train(vae_config(tmp_path, **changes))
+    assert quick == ["bundle"]
+    assert saved_steps(tmp_path) == []
+    assert "step 4 " not in caplog.text
+    file = write_config(tmp_path, vae_config(tmp_path))
+    assert trainer.main([file, *(f"--{name}=0" for name in changes)]) == 0
+    assert trainer.main([file, "--sample_every=-1"]) == 1
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(quick, tmp_path, monkeypatch, capsys):
+    file = write_config(tmp_path, vae_config(tmp_path))
+    monkeypatch.setattr(trainer, "train_step", fake_step([1, 1, np.nan, 1]))
+    assert trainer.main([file]) == 1
+    (advice,) = re.findall(r"with a lower (--\S+)", capsys.readouterr().err)
+    monkeypatch.setattr(trainer, "train_step", fake_step([1] * 4))
+    assert trainer.main([file, f"{advice}=1e-4"]) == 0
+    assert saved_steps(tmp_path) == [2, 4]
+
+
+def test_a_run_directory_has_one_process(quick, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with alone_in(tmp_path / "run"):
+        assert trainer.main([write_config(tmp_path, vae_config(tmp_path))]) == 1
+    assert "trains in" in capsys.readouterr().err
+    assert quick == []
+
+
+def test_what_a_preview_would_fail_on_is_said_before_the_first_step(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "train_step", None)
+    odd = vae_config(tmp_path)
+    odd = dataclasses.replace(odd, model=dataclasses.replace(odd.model, height=36))
+    with pytest.raises(ConfigError, match=r"32x36, does not suit its VAE.*multiples of 8"):
+        trainer.train(odd)
+    asked = dit_config(tmp_path, vae=bundle, init=bundle, sample_prompts=("a red circle", " "))
+    with pytest.raises(ConfigError, match="sample_prompts has ' ': The prompt is empty"):
+        trainer.train(asked)
+    wide = dataclasses.replace(asked.model, width=36)
+    with pytest.raises(ConfigError, match=r"sample_prompts has 'a red circle': .*36"):
+        trainer.train(dataclasses.replace(asked, model=wide))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_has_the_same_bits_as_users_run_it(optimized, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    monkeypatch.setattr(trainer, "_export", lambda *_: None)
+    pictures = dataclasses.replace(FIVE, frames=1)
+    config = dit_config(
+        tmp_path, vae=bundle, stages=(stage(pictures),), tokenizer=f"{bundle}/tokenizer.json"
+    )
+    config = dataclasses.replace(config, sample_every=0, checkpoint_every=100)
+    trainer.train(config)
+    whole = final_state(config, 4)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    trainer.train(dataclasses.replace(config, steps=2))
+    trainer.train(config)
+    jax.tree.map(np.testing.assert_array_equal, final_state(config, 4), whole)
 
 
 # --- The command ---------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import pathlib
-import signal
 import sys
 import time
 
@@ -27,8 +26,9 @@ from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
 from vjax.training.plan import Plan, Update
+from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
 from vjax.training.resume import inputs
-from vjax.training.start import starting_point
+from vjax.training.start import Start, starting_point
 from vjax.training.state import init_state, restart, train_step
 from vjax.training.task import Task
 
@@ -40,27 +40,42 @@ class NotFinite(RuntimeError):
 
 
 def train(config: RunConfig) -> pathlib.Path:
-    """Runs the training to its end and returns the directory of the bundle."""
-    # --- Model -------------------------------------------------------------------------------
+    """Runs the training to its end and returns the directory of the bundle.
+
+    Raises:
+        ConfigError: the run cannot work, or another process is at it. Nothing was written then.
+        CheckpointError: a checkpoint could not be read or written.
+        NotFinite: the loss is no longer a number.
+        Stopped: SIGTERM or SIGINT came; what was reached is saved.
+    """
     mesh = meshes.make_mesh()
-    everywhere = meshes.replicated(mesh)
     begin = starting_point(config)
-    task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
+    config = begin.task.config
     plan = Plan(config.stages)
     for group in (group for stage in config.stages for group in stage.groups):
         for bucket in group.buckets:
-            task.check(bucket, mesh.size)
-    frozen = jax.device_put(begin.frozen, everywhere)
-    state = jax.device_put(init_state(task, begin.given), everywhere)
+            begin.task.check(bucket, mesh.size)
+    begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
+    with alone_in(run_dir):
+        _run(begin, plan, mesh, run_dir)
+    return run_dir / "bundle"
+
+
+def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Path) -> None:
+    # --- Model -------------------------------------------------------------------------------
+    task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
+    everywhere = meshes.replicated(mesh)
+    frozen = jax.device_put(begin.frozen, everywhere)
+    state = jax.device_put(init_state(task, begin.given), everywhere)
     files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
     start = int(state["step"])
-    steps = plan.steps if config.steps is None else min(config.steps, plan.steps)
+    steps = _steps(config, plan)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
         "%s: %s parameters, %d devices, %s step %d of %d, in %s",
@@ -91,7 +106,7 @@ def train(config: RunConfig) -> pathlib.Path:
     with (
         contextlib.closing(checkpoints),
         contextlib.closing(writer),
-        _StopSignal() as stop,
+        StopSignal() as stop,
         jax.sharding.set_mesh(mesh),
     ):
         for step in range(start, steps):
@@ -103,52 +118,77 @@ def train(config: RunConfig) -> pathlib.Path:
             parts = [(bucket, meshes.place_batch(mesh, arrays)) for bucket, arrays in batch.parts]
             state, metrics = train_step(task, state, frozen, parts, update.rate, update.ema)
             if previous is not None:
-                _report(meter.finish(*previous), config, writer, checkpoints)
+                _report(meter.finish(*previous), config, plan, writer, checkpoints)
             previous = (update, metrics)
             done = step + 1
             last = done == steps or stop.requested
-            if last or done % config.checkpoint_every == 0:
-                _report(meter.finish(*previous), config, writer, checkpoints)
+            shows = _due(config.sample_every, done, steps)
+            # A preview can take minutes: what was reached is saved before it.
+            if last or shows or _due(config.checkpoint_every, done, steps):
+                _report(meter.finish(*previous), config, plan, writer, checkpoints)
                 previous = None
-                checkpoints.save(done, state)
-            if last or done % config.sample_every == 0:
-                bundle = _export(task, run_dir, state, frozen, tokenizer)
-                if not stop.requested:  # who asks to stop may not wait for samples
-                    preview.write(task, bundle, run_dir / "samples", done, writer)
+                if config.checkpoint_every:
+                    checkpoints.save(done, state)
+            if done == steps:
+                _export(task, run_dir, state, frozen, tokenizer)
+            if stop.requested and last:
+                checkpoints.wait()
+            if last or shows:
+                try:
+                    if done < steps:
+                        _export(task, run_dir, state, frozen, tokenizer)
+                    with stop.breaks_off():  # who asks to stop may not wait for samples
+                        if shows:
+                            preview.write(task, run_dir, done, writer)
+                except Interrupt:
+                    pass
+                except Exception as error:
+                    log.warning(
+                        "The preview of step %d failed: %s: %s", done, type(error).__name__, error
+                    )
                 meter.pause()
-            if stop.requested:
-                log.info("Stopped at step %d; the same command goes on from there.", done)
-                break
+            if stop.requested and (last or shows):
+                checkpoints.wait()
+                kept = "the same command goes on from there"
+                if not config.checkpoint_every:
+                    kept = "nothing was saved, since checkpoint_every is 0"
+                raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
         if start >= steps:  # the run had ended, but perhaps before its bundle was written
             _export(task, run_dir, state, frozen, tokenizer)
-    return run_dir / "bundle"
 
 
-def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> pathlib.Path:
+def _steps(config: RunConfig, plan: Plan) -> int:
+    return plan.steps if config.steps is None else min(config.steps, plan.steps)
+
+
+def _due(every: int, done: int, steps: int) -> bool:
+    """Whether something happens after so many updates, as it does after the last; 0 is never."""
+    return bool(every) and (done % every == 0 or done == steps)
+
+
+def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> None:
     """Writes the averaged weights as a bundle."""
     params = jax.device_get({**frozen, **state["ema"]})
     config, model = task.config, task.model(params)
     origin = f"{config.name}: step {int(state['step'])}, seed {config.seed}"
     model = configs.replace(model, origin=origin)
     weights.save(run_dir / "bundle", weights.Bundle(model, params, tokenizer))
-    return run_dir / "bundle"
 
 
-def _report(entry: dict | None, config: RunConfig, writer, checkpoints: Checkpoints) -> None:
-    if entry is None:
-        return
+def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Checkpoints) -> None:
     step = entry.pop("step")
     if not (math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"])):
         good = checkpoints.last()
         where = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
         raise NotFinite(
             f"The loss is {entry['loss']} and the norm of its gradient {entry['gradient_norm']} at "
-            f"step {step}; {where}. A lower "
-            "learning_rate of the stage or --optimizer.clip_norm usually helps."
+            f"step {step}; {where}. The same command goes on from there with a lower "
+            f"--stages.{plan.stage_number(step)}.learning_rate or --optimizer.clip_norm, which "
+            "usually helps."
         )
     for name, value in entry.items():
         writer.add_scalar(name, value, step)
-    if (step + 1) % config.log_every == 0:
+    if _due(config.log_every, step + 1, _steps(config, plan)):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         log.info("step %d  %s", step + 1, shown)
 
@@ -206,27 +246,6 @@ class _Stopwatch:
         self.meter.waited += time.perf_counter() - self.began
 
 
-class _StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the step in progress ends and is saved."""
-
-    def __init__(self):
-        self.requested = False
-
-    def __enter__(self):
-        signals = (signal.SIGTERM, signal.SIGINT)
-        self.before = {number: signal.signal(number, self._note) for number in signals}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, _):
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -242,6 +261,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, weights.BundleError, CheckpointError, NotFinite, OSError) as error:
         print(f"vjax.train: {error}", file=sys.stderr)
         return 1
+    except Stopped as ended:
+        print(f"vjax.train: {ended}", file=sys.stderr)
+        return ended.status
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

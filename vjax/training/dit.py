@@ -1,5 +1,6 @@
 """Training of a DiT with its text encoder: rectified flow on what is not known of a clip."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,14 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
 from vjax import flow, models, pipeline, sampler, timeline
-from vjax.config import Bucket, RunConfig
+from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
+from vjax.tokenizer import Tokenizer
 from vjax.training.task import Metrics, Task
-from vjax.weights import Bundle
+from vjax.weights import NETWORKS, Bundle
+
+log = logging.getLogger("vjax")
 
 
 class DiTTask(Task):
@@ -118,6 +122,22 @@ class DiTTask(Task):
             text=text,
             negative=text,  # nothing is guided
         )
+
+    def check_preview(self, tokenizer: Tokenizer | None) -> None:
+        """Raises ConfigError for a prompt, a shape or a solver that cannot be sampled."""
+        if not self.config.sample_every:
+            return
+        # What is asked for is checked without parameters.
+        pipe = pipeline.Pipeline(
+            Bundle(self.config.model, {name: {} for name in NETWORKS}, tokenizer)
+        )
+        for prompt in self.config.sample_prompts:
+            try:
+                pipe.check(timeline.Timeline(prompt))
+            except timeline.RequestError as error:
+                raise ConfigError(f"sample_prompts has {prompt!r}: {error}") from error
+            for warning in pipe.warnings(timeline.Timeline(prompt)):
+                log.warning("sample_prompts has %r: %s", prompt, warning)
 
     def preview(self, bundle: Bundle):
         """A video of each of the config's prompts, side by side."""

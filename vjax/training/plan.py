@@ -45,8 +45,12 @@ class Plan:
             begin = int(self.ends[number]) - stage.steps
             self._fresh.append(begin if stage.restart or not number else self._fresh[-1])
 
+    def stage_number(self, step: int) -> int:
+        """Which stage an update belongs to."""
+        return int(np.searchsorted(self.ends, step, side="right"))
+
     def __getitem__(self, step: int) -> Update:
-        number = int(np.searchsorted(self.ends, step, side="right"))
+        number = self.stage_number(step)
         stage = self.stages[number]
         begin = int(self.ends[number]) - stage.steps
         since = step - self._fresh[number]

@@ -7,12 +7,12 @@ from vjax import weights
 from vjax.training.task import Task
 
 
-def write(task: Task, bundle: pathlib.Path, directory: pathlib.Path, step: int, writer) -> None:
-    """Writes one video of the bundle's results to `directory` and figures to TensorBoard."""
-    video, figures = task.preview(weights.load(str(bundle)))
+def write(task: Task, run_dir: pathlib.Path, step: int, writer) -> None:
+    """Writes one video of the results of the run's bundle, and figures to TensorBoard."""
+    video, figures = task.preview(weights.load(str(run_dir / "bundle")))
     for name, value in figures.items():
         writer.add_scalar(name, value, step)
     if video is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{step:07d}.mp4"
+        path = run_dir / "samples" / f"{step:07d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
         media.write(path, video, task.config.model.fps, overwrite=True)

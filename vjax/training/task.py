@@ -11,6 +11,7 @@ from jaxtyping import Array, UInt8
 
 from vjax import models
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
+from vjax.tokenizer import Tokenizer
 from vjax.weights import Bundle
 
 Metrics = dict[str, Array]
@@ -55,6 +56,10 @@ class Task:
             problem = "a window with a lead has several latent frames and no anchors or boxes"
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
+
+    def check_preview(self, tokenizer: Tokenizer | None) -> None:
+        """Raises ConfigError for what `model` and `preview` would fail on later."""
+        raise NotImplementedError
 
     def loss(
         self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array

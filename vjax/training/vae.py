@@ -12,9 +12,10 @@ from einops import reduce
 from jaxtyping import Array
 
 from vjax import models
-from vjax.config import Bucket, ModelConfig, RunConfig, VAEConfig, VAELossConfig
+from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig, VAELossConfig
 from vjax.data import loader
 from vjax.models.vae import to_float
+from vjax.tokenizer import Tokenizer
 from vjax.training.task import Metrics, Task
 from vjax.weights import Bundle
 
@@ -71,6 +72,18 @@ class VAETask(Task):
             latents_std=_rounded(np.full(means.shape[-1], deviation)),
         )
         return dataclasses.replace(self.config.model, vae=vae)
+
+    def check_preview(self, tokenizer: Tokenizer | None) -> None:
+        """Raises ConfigError for a native shape that the VAE or the data cannot have."""
+        model = self.config.model
+        side, ratio = model.vae.spatial_ratio, model.vae.temporal_ratio
+        if model.height % side or model.width % side or model.frames % ratio != 1 % ratio:
+            raise ConfigError(
+                f"The model's own shape, {model.frames} frames of {model.width}x{model.height}, "
+                f"does not suit its VAE: model.frames must be 1 + {ratio} k, model.height and "
+                f"model.width multiples of {side}."
+            )
+        held_out_clips(self.config, 1)
 
     def preview(self, bundle: Bundle):
         """Clips above, their reconstructions below."""

@@ -1,0 +1,55 @@
+"""One process per run directory, and signals that end it."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vjax.config import ConfigError
+from vjax.training.process import Interrupt, StopSignal, alone_in
+
+
+def test_a_directory_is_held_by_one_process_until_it_leaves(tmp_path):
+    refused = pytest.raises(ConfigError, match=f"Process {os.getpid()} trains in .* already")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_process_that_is_killed_lets_go(tmp_path):
+    script = f"""if True:
+        import os, pathlib, signal
+        from vjax.training.process import alone_in
+        with alone_in(pathlib.Path({str(tmp_path)!r})):
+            print(flush=True)
+            signal.pause()
+    """
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match=f"Process {other.pid} "), alone_in(tmp_path):
+            pass
+        other.kill()
+    with alone_in(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_remembered_and_only_breaks_off_what_may_be(number, status):
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        assert not stop.requested
+        with pytest.raises(Interrupt), stop.breaks_off():
+            signal.raise_signal(number)
+        assert (stop.requested, stop.status) == (True, status)
+        with pytest.raises(Interrupt), stop.breaks_off():
+            pytest.fail("a signal came before")
+    with StopSignal() as stop:
+        signal.raise_signal(number)
+        assert stop.requested
+    assert signal.getsignal(number) == before

@@ -1,0 +1,93 @@
+"""What a training process holds while it runs: its directory, and the signals that end it."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+
+from vjax.config import ConfigError
+
+
+class Stopped(Exception):
+    """A signal ended the run before its last step.
+
+    Args:
+        status: what the process should end with, so that `train && …` goes no further.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+class Interrupt(BaseException):
+    """Leaves what may be broken off when a signal comes."""
+
+
+@contextlib.contextmanager
+def alone_in(directory: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a directory, until this one leaves it or dies.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    with (directory / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"Process {file.read().strip() or 'unknown'} trains in {directory} already: wait "
+                "for it, stop it, or choose another --name or --run_dir."
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that the step in progress ends and is saved."""
+
+    number: int | None = None  # of the signal that came
+    _breaks_off = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
+        return 128 + self.number
+
+    @contextlib.contextmanager
+    def breaks_off(self) -> Iterator[None]:
+        """What is done here is left with `Interrupt` when a signal comes, or came already."""
+        self._breaks_off = True
+        try:
+            if self.requested:
+                raise Interrupt
+            yield
+        finally:
+            self._breaks_off = False
+
+    def __enter__(self):
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        if self._breaks_off:
+            self._breaks_off = False
+            raise Interrupt
