@@ -214,6 +214,18 @@ def test_rows_that_a_model_cannot_make_are_left_out_before_anything_is_made():
         evaluate.plan(Truthful(), options("--only", "one"), Console())
 
 
+def test_a_row_that_fails_on_the_way_does_not_end_the_others(tmp_path):
+    class Failing(Truthful):
+        def sample_batch(self, timelines, seeds, **rest):
+            if timelines[0].size == (80, 128):
+                raise RuntimeError("out of memory")
+            return super().sample_batch(timelines, seeds, **rest)
+
+    rows = run(Failing(), tmp_path, "--only", "one thing, 80x128", "one thing")
+    assert rows["one thing"]["generations"] == 8
+    assert rows["one thing, 80x128"]["generations"] == 0
+
+
 def test_sampling_from_true_clips_has_rows_of_its_own(tmp_path):
     rows = run(Truthful(), tmp_path, "--from", "0.5", "1")
     assert list(rows) == ["one thing from 0.5", "one thing from 1"]
@@ -227,7 +239,9 @@ def test_time_that_is_up_ends_the_sampling(tmp_path):
     assert rows["one thing"]["generations"] == len(set(pipe.made))
 
 
-@pytest.mark.parametrize("arguments", [["--count", "0"], ["--from", "0"], ["--frames", "-1"]])
+@pytest.mark.parametrize(
+    "arguments", [["--count", "0"], ["--from", "0"], ["--frames", "-1"], ["--minutes", "0"]]
+)
 def test_impossible_numbers_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         evaluate.parser().parse_args(arguments)
@@ -242,9 +256,10 @@ for name in ("av", "imageio", "tensorflow_datasets", "grain", "tensorboardX"):
     sys.modules[name] = None
 import pathlib
 import numpy as np
-from vjax import evaluate
+import vjax.evaluate
+from vjax.evaluation import report
 clip = np.zeros((3, 64, 64, 3), "u1")
-evaluate._write_sheet(pathlib.Path({str(tmp_path)!r}) / "s.png", [(clip, "a label")])
+report.write_sheet(pathlib.Path({str(tmp_path)!r}) / "s.png", [(clip, "a label")])
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     assert (tmp_path / "s.png").exists()

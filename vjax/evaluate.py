@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,15 +29,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from vjax import pipeline, runtime, weights
 from vjax.evaluation import trials, words
 from vjax.evaluation.judge import judge
+from vjax.evaluation.report import label, tables, write_sheet
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
 from vjax.timeline import RequestError
-from vjax.video import contact_sheet
 
 SHOWN = 6  # clips of a row on the contact sheet
 CEILINGS = 50  # trials of a row, at most, for which a round trip and a still picture are judged
@@ -99,10 +97,11 @@ def _batches(tasks: list[Task], results: Results, size: int) -> Iterator[tuple[T
 
 
 def make(pipe, tasks: list[Task], results: Results, options, console: Console) -> None:
-    """Samples what is missing, until the time is up."""
+    """Samples what is missing, until the time is up. A row that fails does not end the others."""
     began, longest = time.monotonic(), 0.0
     batches = list(_batches(tasks, results, options.batch))
     steps = pipe.config.sampler.steps
+    failed: list[Task] = []
     bar = _bar(console)
 
     def advance(done: float, count: int, step: int) -> None:
@@ -120,12 +119,19 @@ def make(pipe, tasks: list[Task], results: Results, options, console: Console) -
             start = None
             if task.start is not None:
                 start = (np.stack([trial.truth for trial in padded]), task.start)
-            videos = pipe.sample_batch(
-                [trial.timeline for trial in padded],
-                [trial.seed for trial in padded],
-                start=start,
-                on_step=functools.partial(advance, done, len(batch)),
-            )
+            if task in failed:
+                continue
+            try:
+                videos = pipe.sample_batch(
+                    [trial.timeline for trial in padded],
+                    [trial.seed for trial in padded],
+                    start=start,
+                    on_step=functools.partial(advance, done, len(batch)),
+                )
+            except (RequestError, RuntimeError) as error:  # also: no memory, numbers that are none
+                console.print(f"{task.name} ends here. {str(error)[:300]}", highlight=False)
+                failed.append(task)
+                continue
             for trial, video in zip(batch, videos, strict=False):
                 results.add_clip(task.name, trial, video)
             bar.update(shown, completed=done + len(batch))
@@ -226,47 +232,16 @@ def vae_psnr(pipe, count: int) -> float:
     return float(np.mean(errors))
 
 
-def sheet(tasks: list[Task], results: Results) -> list[tuple[np.ndarray, str]]:
+def _shown(tasks: list[Task], results: Results) -> list[tuple[np.ndarray, str]]:
     """A few clips of each row, and under each what was asked and what is wrong."""
     found = []
     for task in tasks:
-        for index in range(min(task.count, SHOWN)):
-            trial = task.row.trial(index)
-            video, scores = (
-                results.clip(task.name, trial),
-                results.scores(task.name, "model", index),
-            )
+        for trial in map(task.row.trial, range(min(task.count, SHOWN))):
+            video = results.clip(task.name, trial)
+            scores = results.scores(task.name, "model", trial.index)
             if video is not None and scores is not None:
-                wrong = [k for k, value in scores.items() if value == 0 and k[:4] != "all "]
-                wrong = [key for key in wrong if key != "off course"]
-                missed = f" [not: {', '.join(wrong)}]" if wrong else ""
-                found.append((video, f"{task.name}: {trial.timeline.prompt}{missed}"))
+                found.append((video, label(f"{task.name}: {trial.timeline.prompt}", scores)))
     return found
-
-
-def _table(report: dict) -> Table:
-    title = f"{report['model']}, weights {report['weights']}, judged by {report['judge']}"
-    table = Table("row", "n", "all facts", "round trip", "still picture", "scores", title=title)
-    for name, row in report["rows"].items():
-        answers = [row.get(kind, {}) for kind in ("model", "round trip", "still picture")]
-        totals = [f"{100 * a['all facts']:.0f}%" if a else "" for a in answers]
-        rest = [f"{key} {100 * v:.0f}%" for key, v in answers[0].items() if key != "all facts"]
-        table.add_row(name, str(row["generations"]), *totals, ", ".join(rest))
-    if "vae" in report:
-        table.add_row(
-            "vae", str(report["vae"]["clips"]), "", "", "", f"{report['vae']['psnr']:.1f} dB"
-        )
-    return table
-
-
-def _words_table(name: str, found: dict[str, dict[str, dict[str, float]]]) -> Table:
-    title = f"each motion word, {name}: mean way of the thing (of the true one)"
-    table = Table("word", *words.COLUMNS, title=title)
-    for word, means in found["model"].items():
-        true = found["truth"][word]
-        cells = [f"{means[key]:+.2f} ({true[key]:+.2f})" for key in words.COLUMNS]
-        table.add_row(word, *cells)
-    return table
 
 
 def _positive(text: str) -> int:
@@ -280,6 +255,13 @@ def _time(text: str) -> float:
     number = float(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no time: above 0 (data) and up to 1 (noise)")
+    return number
+
+
+def _minutes(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is no time to sample in: above 0")
     return number
 
 
@@ -315,7 +297,7 @@ def parser() -> argparse.ArgumentParser:
         "model fails. For one thing, where --only names no other row of words",
     )
     add("--batch", type=_positive, default=8, help="clips that are sampled at once (8)")
-    add("--minutes", type=float, help="stop sampling then, and score what is there")
+    add("--minutes", type=_minutes, help="stop sampling then, and score what is there")
     add("--out", default="evaluation", help="where clips, scores and sheet are kept (evaluation)")
     add("--json", action="store_true", help="print the scores as JSON")
     return parser
@@ -342,9 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
             count = min(max(1, options.count // 4), 64)
             report["vae"] = {"clips": count, "psnr": vae_psnr(pipe, count)}
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        shown = sheet(tasks, results)
-        if shown:
-            _write_sheet(out / "sheet.png", shown)
+        write_sheet(out / "sheet.png", _shown(tasks, results))
     except (weights.BundleError, ResultsError, OSError) as error:
         print(f"vjax.evaluate: {error}", file=sys.stderr)
         return 2
@@ -357,18 +337,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps(report))
     else:
-        Console().print(_table(report))
-        for name, found in report["each motion word"].items():
-            Console().print(_words_table(name, found))
+        Console().print(*tables(report), sep="\n")
     print(
         f"kept in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}", file=sys.stderr
     )
     return 0
-
-
-def _write_sheet(path: pathlib.Path, shown: list[tuple[np.ndarray, str]]) -> None:
-    clips, labels = zip(*shown, strict=True)
-    Image.fromarray(contact_sheet(clips, labels=labels)).save(path)
 
 
 if __name__ == "__main__":
