@@ -1,5 +1,6 @@
 """The pipeline: its stages, seeds, kept frames in every verb, and refusals before any compile."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 import tiny
 
 import vjax
-from vjax import models, pipeline, weights
+from vjax import models, pipeline, stages, weights
+from vjax.models.dit import VideoDiT
 from vjax.pipeline import Pipeline
 from vjax.progress import Cancelled
 from vjax.timeline import RequestError, Timeline
@@ -143,31 +145,96 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_kept_frames_come_back_as_given(name):
-    canvas = pipe().canvas(REQUESTS[name])
-    video = pipe()(REQUESTS[name], seed=3)
-    assert video.shape == canvas.pixels.shape
-    assert 0 < canvas.known.sum() < len(video)
-    np.testing.assert_array_equal(video[canvas.known], canvas.pixels[canvas.known])
-    for frame in video[~canvas.known]:  # made, not left black
+    plan = pipe().plan(REQUESTS[name])
+    video = pipe()(plan, seed=3)
+    known, (given, _) = plan.canvas.known, plan.canvas.cut(0, plan.frames)
+    assert video.shape == given.shape
+    assert 0 < known.sum() < len(video)
+    np.testing.assert_array_equal(video[known], given[known])
+    for frame in video[~known]:  # made, not left black
         assert frame.std() > 1
+    # The same, piece by piece.
+    pieces = list(pipe().stream(REQUESTS[name], seed=3))
+    assert len(pieces) > 1
+    np.testing.assert_array_equal(np.concatenate(pieces), video)
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_what_is_longer_than_the_model_is_made_in_windows(before):
+LONG = {
+    "text": vjax.text("a red circle", frames=22),
+    "after": vjax.extend(tiny.clip(5), "a red circle", seconds=3),
+    "before": vjax.extend(tiny.clip(5), "a red circle", seconds=3, before=True),
+    "two gaps": vjax.infill(tiny.clip(40), "a red circle", keep=[(0, 5), (20, 35)]),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_windows_carry_latents_exactly_and_the_decoder_never_restarts(name, monkeypatch):
+    small = Pipeline(tiny.bundle(tiny.model(max_frames=17)))
+    plan = small.plan(LONG[name])
+    assert plan.windows > 1
+    sampled, made = [], []
+    start, sample = small.start, small._sample
+
+    def watch(condition, *arguments):
+        sampled.append(condition)
+        return start(condition, *arguments)
+
+    def keep(*arguments):
+        made.append(sample(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(small, "start", watch)
+    monkeypatch.setattr(small, "_sample", keep)
+    video = small(plan, seed=3)
+    known, (given, _) = plan.canvas.known, plan.canvas.cut(0, plan.frames)
+    np.testing.assert_array_equal(video[known], given[known])
+
+    each = zip(sampled, made, strict=True)
+    for segment in plan.segments:
+        latents = np.full((segment.latents, 4, 4, 4), np.nan, np.float32)
+        for window in segment.windows:
+            condition, result = next(each)
+            np.testing.assert_array_equal(condition.positions[0], range(window.start, window.stop))
+            place = latents[window.start : window.stop]
+            carried = np.isfinite(place).all(axis=(1, 2, 3))
+            kept = np.asarray(condition.strength[0, :, 0, 0, 0]) == 1
+            if carried.any() and not carried[0]:  # made from the end on: as anchors
+                assert not kept.any()
+                at = np.asarray(condition.anchor_positions[0])
+                np.testing.assert_array_equal(
+                    condition.anchors[0, at >= window.start + carried.argmax()], place[carried]
+                )
+            elif carried.any():
+                np.testing.assert_array_equal(kept, carried)
+                np.testing.assert_array_equal(condition.source[0][kept], place[kept])
+            place[~carried] = result[0][~carried]
+        # What is shown is what the whole latents decode to at once.
+        whole = np.asarray(small.decode(latents[None]))[0]
+        whole = np.round(127.5 * (np.clip(whole, -1, 1) + 1)).astype(np.uint8)
+        shown = whole[segment.first - segment.start : segment.stop - segment.start]
+        unknown = ~known[segment.first : segment.stop]
+        found = video[segment.first : segment.stop]
+        np.testing.assert_array_equal(found[unknown], shown[unknown])
+
+
+def test_requests_of_several_windows_are_made_again_alike_and_take_no_noise():
     small = Pipeline(tiny.bundle(tiny.model(max_frames=9)))
-    timeline = vjax.extend(tiny.clip(5), "a red circle", seconds=2, before=before)
-    video = small(timeline, seed=3)
-    assert video.shape == (21, 32, 32, 3)
-    given = slice(16, 21) if before else slice(0, 5)
-    np.testing.assert_array_equal(video[given], tiny.clip(5))
-    made = np.delete(video, np.r_[given], axis=0)
-    assert (made.std(axis=(1, 2, 3)) > 1).all()
-    assert len(np.unique(made.reshape(16, -1), axis=0)) == 16
-    if not before:
-        videos = small(timeline, seed=2, variations=2)
-        np.testing.assert_array_equal(videos[1], video)
+    heard: list[int] = []
+    video = small(LONG["text"], seed=3, on_step=heard.append)
+    assert heard == list(range(1, 2 * small.plan(LONG["text"]).windows + 1))
+    assert len(np.unique(video.reshape(len(video), -1), axis=0)) == len(video) == 22
+    videos = small(LONG["text"], seed=2, variations=2)
+    np.testing.assert_array_equal(videos[1], video)
     with pytest.raises(RequestError, match="in one go"):
-        small(timeline, noise=np.zeros((1, 3, 4, 4, 4), np.float32))
+        small(LONG["text"], noise=np.zeros((1, 3, 4, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 6, 9])
+def test_any_number_of_frames_is_made_on_the_grid_and_cut(frames):
+    video = pipe()(vjax.text("a red circle", frames=frames), seed=1)
+    assert len(video) == frames
+    grid = pipe()(vjax.text("a red circle", frames=1 + 4 * -(-(frames - 1) // 4)), seed=1)
+    np.testing.assert_array_equal(video, grid[:frames])
 
 
 def test_a_request_with_nothing_to_make_returns_what_is_given():
@@ -209,7 +276,11 @@ def test_on_step_watches_and_stops():
         (SHORT, {"seed": 2**32}, "seed is a whole number"),
         (SHORT, {"noise": np.zeros((1, 2, 4, 4, 5), np.float32)}, "noise has shape"),
         (vjax.text("a", size=(33, 32)), {}, "nearest is 32x32"),
-        (vjax.text("a", frames=8), {}, "5 or 9"),
+        (SHORT, {"guidance": np.nan}, "Guidance is a number"),
+        (SHORT, {"guidance": np.inf}, "Guidance is a number"),
+        (SHORT, {"shift": 0.0}, "Shift is a number above 0"),
+        (SHORT, {"shift": np.nan}, "Shift is a number above 0"),
+        (vjax.text("a", frames=4801), {}, "at most 600 seconds"),
         (vjax.text(""), {}, "prompt is empty"),
     ],
 )
@@ -217,18 +288,66 @@ def test_what_cannot_be_made_is_refused_before_any_compile(timeline, options, me
     def compiled(*_, **__):
         raise AssertionError("something was computed")
 
-    for name in ("_embed", "_encode", "_decode", "_start", "_advance"):
-        monkeypatch.setattr(pipeline, name, compiled)
+    for name in ("_embed", "_encode", "_decode", "_noise", "_start", "_advance"):
+        monkeypatch.setattr(stages, name, compiled)
     with pytest.raises(RequestError, match=message):
         pipe()(timeline, **options)
+    if not {"noise", "variations"} & set(options):
+        with pytest.raises(RequestError, match=message):
+            pipe().stream(timeline, **options)  # at once, not when the first piece is asked for
 
 
 def test_words_that_the_model_cannot_know_are_named():
-    assert pipe().warnings(vjax.text("A red circle, moves right.")) == []
-    (warning,) = pipe().warnings(vjax.text("a red dragon moves; swiftly"))
+    assert pipe().plan(vjax.text("A red circle, moves right.")).warnings == ()
+    (warning,) = pipe().plan(vjax.text("a red dragon moves; swiftly")).warnings
     assert "dragon, swiftly" in warning
-    (warning,) = pipe().warnings(vjax.text("a red circle " * 3))
+    (warning,) = pipe().plan(vjax.text("a red circle " * 3)).warnings
     assert "longer than the 32 tokens" in warning
+
+
+# --- Numbers -------------------------------------------------------------------------------------
+
+
+def test_weights_and_latents_that_are_no_numbers_stop_with_a_sentence():
+    bundle = tiny.bundle()
+    for value in (np.nan, np.inf):
+        broken = jax.tree.map(np.array, bundle.params)
+        broken["vae"]["decoder"]["conv_in"]["bias"][1] = value
+        with pytest.raises(weights.BundleError, match=r"NaN or infinity.*vae: decoder\.conv_in"):
+            Pipeline(dataclasses.replace(bundle, params=broken))
+    whole = Pipeline(bundle)
+    whole.params["dit"]["head"]["bias"] = jnp.full_like(
+        whole.params["dit"]["head"]["bias"], jnp.inf
+    )
+    with pytest.raises(pipeline.SamplingError, match="guidance nearer to 2"):
+        whole(SHORT)
+    with pytest.raises(pipeline.SamplingError):
+        next(whole.stream(SHORT))
+
+
+def test_a_bundle_that_asks_for_no_steps_is_refused():
+    sampler = dataclasses.replace(tiny.MODEL.sampler, steps=0)
+    with pytest.raises(RequestError, match="at least 1 step"):
+        Pipeline(tiny.bundle(tiny.model(sampler=sampler)))(SHORT)
+
+
+def test_half_precision_computes_in_it_and_keeps_times_exact(monkeypatch):
+    half, seen = Pipeline(tiny.bundle(), dtype="bfloat16"), []
+    assert half.params["dit"]["head"]["kernel"].dtype == jnp.bfloat16
+    assert half.params["vae"]["decoder"]["conv_in"]["kernel"].dtype == jnp.float32
+    network = VideoDiT.__call__
+
+    def watch(self, latents, t, text, **known):
+        seen.append((latents.dtype, t.dtype, text.dtype, known["positions"].dtype))
+        return network(self, latents, t, text, **known)
+
+    monkeypatch.setattr(VideoDiT, "__call__", watch)
+    video = half(SHORT, seed=1)
+    assert [dtype.name for dtype in seen[0]] == ["bfloat16", "float32", "bfloat16", "float32"]
+    difference = np.abs(video.astype(int) - short(1))
+    assert 0 < difference.mean() < 12
+    with pytest.raises(RequestError, match="float32 or bfloat16"):
+        Pipeline(tiny.bundle(), dtype="float8")
 
 
 def test_a_bundle_without_a_network_makes_no_videos():

@@ -209,11 +209,11 @@ def test_pieces_are_one_executable_and_give_the_same_bytes():
     known, steps = condition([1.0, 0.0, 0.0]), TIMES.size - 1
     whole = advance(known, start(known), np.int32(0), np.int32(steps))
     heard = []
-    pieces = progress.run(
-        functools.partial(advance, known), start(known), steps, on_step=heard.append
-    )
+    with progress.Steps(steps, on_step=heard.append) as watched:
+        pieces = watched.run(functools.partial(advance, known), start(known), steps)
     assert heard == [1, 2, 3, 4]
-    free = progress.run(functools.partial(advance, known), start(known), steps)
+    with progress.Steps(steps) as watched:
+        free = watched.run(functools.partial(advance, known), start(known), steps)
     assert whole.x.tobytes() == pieces.x.tobytes() == free.x.tobytes()
     assert advance._cache_size() == 1
     # A program that calls the host back is not kept between processes.
@@ -227,9 +227,15 @@ def test_a_caller_stops_the_run_and_ctrl_c_does():
         calls.append((int(begin), int(end)))
         return state
 
-    with pytest.raises(progress.Cancelled, match="after 2 of 50"):
-        progress.run(counted, 0.0, 50, on_step=lambda step: step == 2)
-    assert calls == [(0, 1), (1, 2)]
+    def stop(step):
+        return step == 4
+
+    # Over all of a request's loops.
+    with progress.Steps(50, on_step=stop) as watched:
+        watched.run(counted, 0.0, 3)
+        with pytest.raises(progress.Cancelled, match="after 4 of 50"):
+            watched.run(counted, 0.0, 3)
+    assert calls == [(0, 1), (1, 2), (2, 3), (0, 1)]
 
     calls.clear()
     pressed = threading.Event()
@@ -242,8 +248,8 @@ def test_a_caller_stops_the_run_and_ctrl_c_does():
         threading.Event().wait(0.2)
         return state
 
-    with pytest.raises(KeyboardInterrupt):
-        progress.run(slow, 0.0, 50)
+    with progress.Steps(50) as watched, pytest.raises(KeyboardInterrupt):
+        watched.run(slow, 0.0, 50)
     assert calls == [0]
 
 
@@ -254,8 +260,10 @@ def test_a_bar_is_drawn_on_a_terminal_only():
     for terminal in (True, False):
         screen = io.StringIO()
         console = Console(file=screen, force_terminal=terminal, width=80)
-        progress.run(counted, 0.0, 7, description="denoising", console=console)
-        assert ("denoising" in screen.getvalue() and "7/7" in screen.getvalue()) == terminal
+        with progress.Steps(14, description="denoising", console=console) as watched:
+            watched.run(counted, 0.0, 7)
+            watched.run(counted, 0.0, 7)
+        assert ("denoising" in screen.getvalue() and "14/14" in screen.getvalue()) == terminal
 
 
 def test_sharded_over_eight_devices_equals_unsharded_without_moving_samples():

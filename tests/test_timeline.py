@@ -1,5 +1,7 @@
 """Timelines on a model's canvas: sizes, lengths, rates and ranges, checked before any compile."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -27,34 +29,95 @@ def clip(frames: int, height: int = 96, width: int = 96) -> np.ndarray:
     return np.broadcast_to(ramp, (frames, height, width, 3)).copy()
 
 
-def test_text_takes_the_native_shape():
-    canvas = timelines.on_canvas(vjax.text("a circle"), MODEL)
-    assert canvas.pixels.shape == (33, 96, 96, 3)
-    assert not canvas.known.any()
+def canvas(timeline: Timeline) -> timelines.Canvas:
+    return timelines.on_canvas(timeline, MODEL)
+
+
+def shown(timeline: Timeline) -> list[int]:
+    """Which given frame each frame of the canvas shows; -1 where nothing is known."""
+    found = canvas(timeline)
+    pixels, strength = found.cut(0, found.frames)
+    return np.where(strength[:, 0, 0, 0] > 0, pixels[:, 0, 0, 0].astype(int), -1).tolist()
+
+
+# --- Lengths -------------------------------------------------------------------------------------
+
+
+def test_text_takes_the_native_shape_and_any_length():
+    found = canvas(vjax.text("a circle"))
+    assert (found.frames, found.width, found.height, found.fps) == (33, 96, 96, 16)
+    assert not found.known.any()
+    assert canvas(vjax.text("a", frames=32)).frames == 32
+    assert canvas(vjax.text("a", seconds=60)).frames == 960
+    assert canvas(vjax.text("a", seconds=1.5, fps=12)).frames == 18
+    assert canvas(vjax.text("a", seconds=0.001)).frames == 1
+    # What is not known takes no memory.
+    assert canvas(vjax.text("a", seconds=600)).given.nbytes == 0
 
 
 def test_extend_keeps_the_given_frames_and_adds_the_seconds():
-    after = timelines.on_canvas(vjax.extend(clip(33), "a", seconds=2), MODEL)
-    before = timelines.on_canvas(vjax.extend(clip(33), "a", seconds=2, before=True), MODEL)
-    assert len(after.pixels) == len(before.pixels) == 65
-    np.testing.assert_array_equal(after.pixels[:33], clip(33))
-    np.testing.assert_array_equal(before.pixels[32:], clip(33))
-    assert after.known.tolist() == [True] * 33 + [False] * 32
-    assert before.known.tolist() == [False] * 32 + [True] * 33
+    assert shown(vjax.extend(clip(33), "a", seconds=2)) == [*range(33), *[-1] * 32]
+    assert shown(vjax.extend(clip(33), "a", seconds=2, before=True)) == [*[-1] * 32, *range(33)]
+    assert canvas(vjax.extend(clip(33), "a")).frames == 65
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_length_in_frames_is_filled_on_one_side_only(before):
+    new = [-1] * 7
+    expected = [*new, *range(5)] if before else [*range(5), *new]
+    assert shown(vjax.extend(clip(5), "a", frames=12, before=before)) == expected
 
 
 def test_infill_forgets_what_is_not_kept():
-    canvas = timelines.on_canvas(vjax.infill(clip(33), "a", keep=[(0, 5), (-5, 33)]), MODEL)
-    assert canvas.known.sum() == 10
-    assert not canvas.pixels[5:28].any()
+    found = shown(vjax.infill(clip(33), "a", keep=[(0, 5), (-5, 33)]))
+    assert found == [*range(5), *[-1] * 23, *range(28, 33)]
+
+
+def test_frames_are_cut_inside_and_outside_of_the_canvas():
+    found = canvas(vjax.extend(clip(5), "a", frames=9, before=True))
+    pixels, strength = found.cut(-2, 12)
+    assert pixels.shape == (14, 96, 96, 3)
+    assert pixels[:, 0, 0, 0].tolist() == [0] * 6 + [0, 1, 2, 3, 4] + [0] * 3
+    assert strength[:, 0, 0, 0].tolist() == [0] * 6 + [1] * 5 + [0] * 3
+    assert not found.cut(20, 22)[1].any()
+    assert not found.cut(0, 3)[0].any()
+
+
+# --- Frame rates ---------------------------------------------------------------------------------
 
 
 def test_other_frame_rates_are_resampled_in_time():
-    canvas = timelines.on_canvas(vjax.extend(clip(60), "a", seconds=1, fps_in=30), MODEL)
-    assert canvas.known.sum() == 32
-    assert len(canvas.pixels) == 48
-    np.testing.assert_allclose(canvas.pixels[:32, 0, 0, 0], np.arange(32) * 30 / 16, atol=0.6)
-    assert "16" in canvas.notes[0]
+    timeline = vjax.extend(clip(60), "a", seconds=1, fps_in=30)
+    found = shown(timeline)
+    assert len(found) == 48
+    np.testing.assert_allclose(found[:32], np.arange(32) * 30 / 16, atol=0.6)
+    assert "16" in canvas(timeline).notes[0]
+
+
+def test_an_array_has_the_models_rate_whatever_the_results():
+    assert shown(vjax.extend(clip(16), "a", seconds=1, fps=16))[:16] == list(range(16))
+    found = shown(vjax.extend(clip(16), "a", seconds=1, fps=32))
+    assert len(found) == 64
+    assert sorted(set(found[:32])) == list(range(16))  # each is shown twice
+    assert len(shown(vjax.extend(clip(16), "a", seconds=1, fps=8))) == 16
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ([(1, 2), (30, 31)], r"no frame shows what 1:2 are of the given 60.*could be kept"),
+        ([(0, 2), (3, 60)], r"no frame shows what 2:3 are of the given 60.*would be made"),
+    ],
+)
+def test_ranges_that_no_frame_shows_are_refused(keep, message):
+    with pytest.raises(RequestError, match=message):
+        canvas(vjax.infill(clip(60), "a", keep=keep, fps_in=60))
+    assert canvas(vjax.infill(clip(60), "a", keep=keep, fps_in=60, fps=60)).frames == 60
+    found = canvas(vjax.infill(clip(60), "a", keep=[(0, 5), (30, 31)], fps_in=60))
+    assert found.known.tolist() == [n in (0, 1, 8) for n in range(16)]
+
+
+# --- Sizes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,10 +125,24 @@ def test_other_frame_rates_are_resampled_in_time():
     [(480, 480, (96, 96)), (160, 96, (80, 128)), (96, 160, (128, 80)), (270, 480, (144, 80))],
 )
 def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
-    canvas = timelines.on_canvas(vjax.animate(clip(1, height, width)[0], "a"), MODEL)
-    assert canvas.pixels.shape[1:3] == size[::-1]
-    assert len(canvas.pixels) == 33
-    assert len(canvas.notes) == 1
+    found = canvas(vjax.animate(clip(1, height, width)[0], "a"))
+    assert (found.width, found.height, found.frames) == (*size, 33)
+    assert found.given.shape == (1, *size[::-1], 3)
+    assert len(found.notes) == 1
+
+
+def test_a_resized_binary_mask_stays_binary():
+    mask = np.zeros((2, 130, 130, 1), np.float32)
+    mask[:, 31:77, 52:] = 1
+    found = canvas(Timeline("a", pixels=clip(2, 130, 130), strength=mask, size=(96, 96)))
+    assert set(np.unique(found.strength)) == {0.0, 1.0}
+    np.testing.assert_allclose(found.strength.mean(), mask.mean(), atol=0.01)
+    soft = canvas(Timeline("a", pixels=clip(2, 130, 130), strength=mask / 2, size=(96, 96)))
+    assert len(np.unique(soft.strength)) > 2
+    np.testing.assert_allclose(soft.strength.max(), 0.5, atol=0.07)
+
+
+# --- Refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,19 +151,26 @@ def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
         (vjax.text("  "), "prompt is empty"),
         (vjax.text("a", size=(100, 96)), "nearest is 96x96"),
         (vjax.text("a", size=(960, 16)), "nearest is 160x64"),
-        (vjax.text("a", frames=32), "29 or 33"),
-        (vjax.text("a", frames=1000), "nearest: 65"),
-        (vjax.text("a", frames=0), "nearest: 1"),
+        (vjax.text("a", frames=9601), "at most 600 seconds long, 9600 frames"),
+        (vjax.text("a", frames=0), "at least 1 frame"),
+        (vjax.text("a", frames=-5), "at least 1 frame"),
         (vjax.text("a", seconds=-1.0), "positive"),
+        (vjax.text("a", seconds=1e9), "at most 600 seconds"),
         (vjax.text("a", seconds=1.0, frames=17), "not both"),
         (vjax.text("a", fps=1000.0), "1 to 120"),
         (vjax.text("a", fps=0.0), "1 to 120"),
-        (vjax.extend(clip(9), "a", seconds=1e9), "At most 600 seconds"),
+        (Timeline("a", fps=math.nan), "1 to 120"),
+        (Timeline("a", seconds=math.inf), "no length"),
+        (Timeline("a", seconds=math.nan), "no length"),
+        (vjax.extend(clip(9), "a", seconds=1e9), "at most 600 seconds"),
+        (vjax.extend(clip(9), "a", seconds=0.03), "less than one frame at 16.*0.062"),
+        (vjax.extend(clip(9), "a", frames=5), "no room"),
+        (Timeline("a", after=math.nan, pixels=clip(1), strength=clip(1)[:, :1, :1, :1]), "added"),
     ],
 )
-def test_what_the_model_cannot_make_is_refused_with_the_nearest(timeline, message):
+def test_what_cannot_be_made_is_refused_with_what_can(timeline, message):
     with pytest.raises(RequestError, match=message):
-        timelines.on_canvas(timeline, MODEL)
+        canvas(timeline)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +178,7 @@ def test_what_the_model_cannot_make_is_refused_with_the_nearest(timeline, messag
     [
         ([(0, 34)], "0 to 33"),
         ([(5, 5)], "0 to 33"),
+        ([(-34, 2)], "0 to 33"),
         ([(0, 33)], "nothing is left"),
         ([], "at least one range"),
     ],
@@ -103,43 +188,17 @@ def test_bad_ranges_are_refused(keep, message):
         vjax.infill(clip(33), "a", keep=keep)
 
 
-def test_bad_arrays_and_lengths_are_refused():
-    with pytest.raises(RequestError, match="uint8"):
-        vjax.animate(np.zeros((0, 96, 96, 3), np.uint8), "a")
-    with pytest.raises(RequestError, match="positive"):
-        vjax.extend(clip(9), "a", seconds=0)
-
-
-def fill(timeline: Timeline) -> list[tuple[int, int]]:
-    """The windows that a request is made in, with frames of 255 as what is made."""
-    canvas, made = timelines.on_canvas(timeline, MODEL), []
-    while (window := timelines.next_window(canvas, MODEL)) is not None:
-        start, end = window
-        assert (end - start - 1) % 4 == 0
-        assert end - start <= 65
-        part = timelines.cut(canvas, start, end)
-        assert len(part.pixels) == end - start
-        assert made == [] or part.known.any()
-        canvas = timelines.paste(canvas, start, np.full_like(part.pixels, 255))
-        made.append(window)
-    given = timelines.on_canvas(timeline, MODEL)
-    np.testing.assert_array_equal(canvas.pixels[given.known], given.pixels[given.known])
-    assert (canvas.pixels[~given.known] == 255).all()
-    return made
-
-
-def test_short_requests_are_one_window():
-    assert fill(vjax.text("a")) == [(0, 33)]
-    assert fill(vjax.extend(clip(33), "a", seconds=2)) == [(0, 65)]
-    assert fill(vjax.extend(clip(20), "a", seconds=1)) == [(0, 37)]
-
-
-def test_long_requests_are_made_window_by_window():
-    after = fill(vjax.extend(clip(100), "a", seconds=8))
-    before = fill(vjax.extend(clip(100), "a", seconds=8, before=True))
-    assert len(after) > 2
-    assert after[0][0] == 84  # 16 frames of context
-    assert len(before) > 2
-    assert before[0][1] == 144
-    middle = fill(vjax.infill(clip(200), "a", keep=[(0, 90), (100, 200)]))
-    assert middle == [(74, 119)]
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pixels": clip(2)}, "with pixels needs strength too"),
+        ({"strength": np.ones((2, 1, 1, 1), np.float32)}, "with strength needs pixels too"),
+        ({"pixels": clip(2), "strength": np.ones((3, 1, 1, 1))}, r"array \[2 1 1 1\] or \[2 96 96"),
+        ({"pixels": clip(2), "strength": np.full((2, 1, 1, 1), 1.5)}, "from 1.5 to 1.5"),
+        ({"pixels": clip(2), "strength": np.full((2, 1, 1, 1), np.nan)}, "from 0 .generate"),
+        ({"pixels": clip(2)[..., :2], "strength": np.ones((2, 1, 1, 1))}, r"\[2, 96, 96, 2\]"),
+    ],
+)
+def test_a_timeline_says_what_is_missing(fields, message):
+    with pytest.raises(RequestError, match=message):
+        Timeline("a", **fields)

@@ -1,76 +1,105 @@
-"""Known pixels as a `Condition` for the sampler: one function per way that a model takes them.
+"""What is known as a `Condition` for the sampler: one function per way that a model takes it.
 
 - `anchors` (ours): a prefix is encoded in place, which a causal VAE does exactly. Whatever is known
   later is encoded as its own short clip and appended as extra tokens with their true positions.
+
+Which latents count as known is decided here for sampling and training alike: see `per_patch`.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce
+from einops import reduce, repeat
+from jaxtyping import Array, Float, UInt8
 
 from vjax.config import ModelConfig
 from vjax.sampler import Condition
-from vjax.timeline import Canvas
 
 
-def anchors(canvas: Canvas, model: ModelConfig, encode, text, negative) -> Condition:
-    """The condition of a model that was trained with anchor tokens.
+def per_patch(
+    strength: Float[Array | np.ndarray, "*B t h w 1"], patch: tuple[int, int, int]
+) -> Float[Array | np.ndarray, "*B t h w 1"]:
+    """The strength of latents where each counts as the weakest of its patch.
+
+    The network sees a patch as one token, and a token has one time.
+    """
+    if strength.shape[-3:-1] == (1, 1):
+        return strength
+    _, ph, pw = patch
+    weakest = reduce(strength, "... t (h p) (w q) c -> ... t h w c", "min", p=ph, q=pw)
+    return repeat(weakest, "... t h w c -> ... t (h p) (w q) c", p=ph, q=pw)
+
+
+def of_pixels(
+    strength: Float[np.ndarray, "T #H #W 1"], model: ModelConfig
+) -> Float[np.ndarray, "t #h #w 1"]:
+    """The strength of latents: each has that of the weakest pixel among its frames."""
+    if strength.shape[1:3] != (1, 1):
+        side = model.vae.spatial_ratio
+        strength = reduce(strength, "t (h p) (w q) c -> t h w c", "min", p=side, q=side)
+    rest = reduce(strength[1:], "(t r) h w c -> t h w c", "min", r=model.vae.temporal_ratio)
+    return np.asarray(per_patch(np.concatenate([strength[:1], rest]), model.dit.patch))
+
+
+def anchors(
+    source: Float[np.ndarray, "t h w C"],
+    strength: Float[np.ndarray, "t #h #w 1"],
+    clips: Sequence[tuple[float, Float[np.ndarray, "_a h w C"]]],
+    text: Any,
+    negative: Any,
+    *,
+    start: int = 0,
+    stretch: float = 1.0,
+) -> Condition:
+    """The condition of a model that was trained with anchor tokens, for a batch of one.
 
     Args:
-        encode: uint8 frames [T H W 3] to normalised latents [t h w C].
+        source: known latents in place; `strength`, how much of each is kept.
+        clips: latents that are known out of order, and the latent position at which each begins.
         text: embedding of the prompt, [S D]; `negative`, of what to steer away from.
+        start: the position of the first latent.
+        stretch: native latent frames to a latent frame: more than 1 below the native frame rate.
     """
-    ratio, spatial = model.vae.temporal_ratio, model.vae.spatial_ratio
-    frames, height, width, _ = canvas.pixels.shape
-    grid = (1 + (frames - 1) // ratio, height // spatial, width // spatial)
-    channels = model.dit.in_channels
-    source = np.zeros((*grid, channels), np.float32)
-    strength = np.zeros((grid[0], 1, 1, 1), np.float32)
-    known = canvas.known
-    prefix = frames if known.all() else int(np.argmin(known))
-
-    if ((canvas.strength > 0) & ~known[:, None, None, None]).any():
-        # Something is known in part: encode the whole, and let each token keep its weakest pixel.
-        source = np.asarray(encode(canvas.pixels))
-        full = np.broadcast_to(canvas.strength, (frames, height, width, 1))
-        blocks = reduce(full, "t (h p) (w q) c -> t h w c", "min", p=spatial, q=spatial)
-        first, rest = blocks[:1], blocks[1:]
-        strength = np.concatenate([first, reduce(rest, "(t r) h w c -> t h w c", "min", r=ratio)])
-        source = np.where(strength > 0, source, 0)
-        in_place = 1 + (prefix - 1) // ratio if prefix else 0
-    elif prefix:
-        in_place = 1 + (prefix - 1) // ratio
-        source[:in_place] = encode(canvas.pixels[: 1 + ratio * (in_place - 1)])
-        strength[:in_place] = 1
-    else:
-        in_place = 0
-
-    later = known.copy()
-    later[: 1 + ratio * (in_place - 1) if in_place else 0] = False
-    parts, positions = [], []
-    for start, end in _runs(later):
-        length = 1 + ratio * ((end - start - 1) // ratio)
-        parts.append(encode(canvas.pixels[start : start + length]))
-        positions.append(start / ratio + np.arange(1 + (length - 1) // ratio))
-        if start + length < end:  # what is left is less than a latent: its last frame speaks for it
-            parts.append(encode(canvas.pixels[end - 1 : end]))
-            positions.append(np.array([(end - 1) / ratio]))
-    none = np.zeros((0, *grid[1:], channels), np.float32)
-    # Positions count native latent frames, so another frame rate stretches them.
-    stretch = model.fps / canvas.fps
+    none = np.zeros((0, *source.shape[1:]), np.float32)
+    at = [position + np.arange(len(latents)) for position, latents in clips]
     fields = {
-        "source": source,
+        "source": np.where(strength > 0, source, 0),
         "strength": strength,
-        "anchors": np.concatenate([none, *parts]),
-        "positions": np.arange(grid[0]) * stretch,
-        "anchor_positions": np.concatenate([[], *positions]) * stretch,
+        "anchors": np.concatenate([none, *(latents for _, latents in clips)]),
+        "positions": (start + np.arange(len(source))) * stretch,
+        "anchor_positions": np.concatenate([[], *at]) * stretch,
         "text": text,
         "negative": negative,
     }
     return Condition(**{name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()})
 
 
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """The stretches [start, end) where a mask is true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+def known_latents(
+    frames: UInt8[np.ndarray, "T H W 3"],
+    strength: Float[np.ndarray, "T #H #W 1"],
+    prefix: int,
+    latents: int,
+    model: ModelConfig,
+    encode: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Float[np.ndarray, "t h w C"], Float[np.ndarray, "t #h #w 1"]]:
+    """What is known in place of a stretch of so many latents, and how strongly.
+
+    Args:
+        prefix: so many latents at its start are known whole.
+        encode: uint8 frames [T H W 3] to normalised latents [t h w C].
+    """
+    ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
+    _, height, width, _ = frames.shape
+    source = np.zeros((latents, height // side, width // side, model.dit.in_channels), np.float32)
+    whole = np.asarray((strength >= 1).all(axis=(1, 2, 3)))
+    if ((strength > 0) & ~whole[:, None, None, None]).any():
+        # Something is known in part: encode the whole, and let each token keep its weakest pixel.
+        kept = of_pixels(np.broadcast_to(strength, (*frames.shape[:3], 1)), model)
+        return np.where(kept > 0, encode(frames), source), kept
+    kept = np.zeros((latents, 1, 1, 1), np.float32)
+    if prefix:
+        source[:prefix] = encode(frames[: 1 + ratio * (prefix - 1)])
+        kept[:prefix] = 1
+    return source, kept

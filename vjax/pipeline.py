@@ -1,111 +1,67 @@
 """A loaded model: text encoder, DiT and VAE put together, from `Timeline` to frames."""
 
 import dataclasses
-import functools
+import math
 import os
-from collections.abc import Callable, Sequence
-from textwrap import shorten
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from rich.console import Console
 
-from vjax import conditioning, flow, models, progress, sampler, solvers, weights
-from vjax import timeline as timelines
-from vjax.config import DiTConfig
-from vjax.models.text import words_of
-from vjax.models.vae import to_float
-from vjax.timeline import Canvas, RequestError, Timeline
+from vjax import conditioning, flow, planning, progress, sampler, solvers, weights
+from vjax.config import SamplerConfig
+from vjax.planning import Plan, Segment, Window
+from vjax.stages import Stages
+from vjax.timeline import RequestError, Timeline
 
 
-def load(name: str | os.PathLike = "default") -> "Pipeline":
+class SamplingError(ValueError):
+    """What was made holds numbers that are none; the message says what may help."""
+
+
+def load(name: str | os.PathLike = "default", dtype: str | None = None) -> "Pipeline":
     """A model that is ready to use: the name of one that ships in the package, or its directory.
+
+    Args:
+        dtype: as in `Pipeline`.
 
     Raises:
         BundleError: there is no such model, or its files do not fit it.
     """
-    return Pipeline(weights.load(os.fspath(name)))
+    return Pipeline(weights.load(os.fspath(name)), dtype)
 
 
-# --- One jitted function per job. Configs are static, everything else is an array. ---------------
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """How to sample, checked."""
+
+    config: SamplerConfig
+    solver: solvers.Solver
+    times: Float[Array, " times"]
+
+    @property
+    def steps(self) -> int:
+        return self.times.size - 1
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _embed(config, params, ids, mask):
-    return models.bind(config, params)(ids, mask)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _encode(config, params, video):
-    vae = models.bind(config, params)
-    return vae.normalise(vae.encode_stream(video)[0])
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _decode(config, params, latents, dtype):
-    vae = models.bind(config, params)
-    return vae.decode_stream(vae.denormalise(latents), dtype)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _velocity(config, params, z, t, text, positions):
-    return models.bind(config, params)(z, t, text, positions=positions)
-
-
-@functools.partial(jax.jit, static_argnames="solver")
-def _start(condition, noise, t, keys, solver):
-    return sampler.start(condition, noise, t, solver=solver, keys=keys)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("config", "solver", "guided"), donate_argnames=("state",)
-)
-def _advance(
-    config: DiTConfig, params, condition, state, times, begin, end, solver, guidance, guided
-):
-    dit = models.bind(config, params)
-
-    def velocity(latents, t, text, positions, anchors, anchor_positions):
-        return dit(
-            latents,
-            t,
-            text,
-            positions=positions,
-            anchors=anchors,
-            anchor_positions=anchor_positions,
-        )
-
-    return sampler.advance(
-        velocity,
-        condition,
-        state,
-        times,
-        begin,
-        end,
-        solver=solver,
-        guidance=guidance if guided else 1,
-    )
-
-
-class Pipeline:
+class Pipeline(Stages):
     """Makes videos from timelines; its stages can be called on their own."""
-
-    def __init__(self, bundle: weights.Bundle):
-        self.config, self.tokenizer = bundle.config, bundle.tokenizer
-        for network in weights.NETWORKS:
-            if network not in bundle.params:
-                raise weights.BundleError(
-                    f"{self.config.name} has no {network}, so it cannot make videos on its own."
-                )
-        self.params = jax.device_put(bundle.params)
 
     # --- From request to frames ------------------------------------------------------------------
 
+    def plan(self, timeline: Timeline) -> Plan:
+        """What will be made of a timeline and what the user should know of it.
+
+        Raises:
+            RequestError: the model cannot make it.
+        """
+        return planning.plan(timeline, self.config, self.tokenizer)
+
     def __call__(
         self,
-        timeline: Timeline,
+        timeline: Timeline | Plan,
         *,
         seed: int = 0,
         steps: int | None = None,
@@ -116,7 +72,7 @@ class Pipeline:
         variations: int | None = None,
         on_step: Callable[[int], bool | None] | None = None,
     ) -> UInt8[np.ndarray, "T H W 3"] | UInt8[np.ndarray, "B T H W 3"]:
-        """The video of a timeline, at `canvas(timeline).fps` frames a second.
+        """The video of a timeline, at `plan(timeline).fps` frames a second.
 
         Args:
             seed: decides the initial noise; the same request, seed and machine give the same bytes.
@@ -127,37 +83,58 @@ class Pipeline:
 
         Raises:
             RequestError: the model cannot make what is asked for. Nothing has been computed then.
+            SamplingError: what was made is no video.
         """
         count = 1 if variations is None else variations
-        canvas, method = self.check(
-            timeline, seed=seed, steps=steps, solver=solver, variations=count
+        plan, method = self.check(
+            timeline,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            solver=solver,
+            shift=shift,
+            variations=count,
         )
-        defaults = self.config.sampler
-        steps = defaults.steps if steps is None else steps
-        guidance = defaults.guidance if guidance is None else guidance
-        times = flow.schedule(steps, defaults.shift if shift is None else shift)
-        window = timelines.next_window(canvas, self.config)
-        in_one_go = window is None or _leaves_nothing(canvas, *window)
         if noise is not None:
-            self._check_noise(noise, canvas, window if in_one_go else None, count)
-        text = self.embed([timeline.prompt, timeline.negative])
+            self._check_noise(noise, plan, count)
         # In turn: each video has the bytes that it has alone, and memory does not grow.
-        videos = np.concatenate(
-            [
-                self._make(
-                    [canvas],
-                    [text],
-                    [seed + i],
-                    times,
-                    method,
-                    guidance,
-                    noise=None if noise is None else noise[i : i + 1],
-                    on_step=on_step,
-                )
-                for i in range(count)
-            ]
-        )
+        width, height = plan.size
+        videos = np.empty((count, plan.frames, height, width, 3), np.uint8)
+        with progress.Steps(count * plan.windows * method.steps, on_step=on_step) as watched:
+            for i, video in enumerate(videos):
+                given = None if noise is None else noise[i : i + 1]
+                made = 0
+                for chunk in self._frames([plan], [seed + i], method, watched, noise=given):
+                    video[made : made + chunk.shape[1]] = chunk[0]
+                    made += chunk.shape[1]
         return videos[0] if variations is None else videos
+
+    def stream(
+        self,
+        timeline: Timeline | Plan,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        shift: float | None = None,
+        on_step: Callable[[int], bool | None] | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "t H W 3"]]:
+        """The same video as that of a call, in pieces, as they are made.
+
+        Memory does not grow with its length. Arguments and errors are those of a call; the request
+        is checked at once, before the first piece is asked for.
+        """
+        plan, method = self.check(
+            timeline, seed=seed, steps=steps, guidance=guidance, solver=solver, shift=shift
+        )
+
+        def frames() -> Iterator[np.ndarray]:
+            with progress.Steps(plan.windows * method.steps, on_step=on_step) as watched:
+                for chunk in self._frames([plan], [seed], method, watched):
+                    yield chunk[0]
+
+        return frames()
 
     def sample_batch(
         self,
@@ -171,7 +148,7 @@ class Pipeline:
         start: tuple[UInt8[np.ndarray, "B T H W 3"], float] | None = None,
         on_step: Callable[[int], bool | None] | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
-        """Videos of several timelines at once, each from its own seed and prompts; draws no bar.
+        """The videos of several timelines at once; each is made from its own seed and prompts.
 
         Args:
             requests: of one size and length, with the same frames known.
@@ -182,199 +159,202 @@ class Pipeline:
             RequestError: the model cannot make one of them, or not all at once.
         """
         checked = [
-            self.check(each, seed=seed, steps=steps, solver=solver)
+            self.check(each, seed=seed, steps=steps, guidance=guidance, solver=solver, shift=shift)
             for each, seed in zip(requests, seeds, strict=True)
         ]
-        canvases, method = [canvas for canvas, _ in checked], checked[0][1]
-        first = canvases[0]
-        if any(
-            canvas.pixels.shape != first.pixels.shape
-            or canvas.fps != first.fps
-            or (canvas.known != first.known).any()
-            for canvas in canvases
-        ):
-            raise RequestError(
-                "Videos that are made at once have one size, length and frame rate, and the same "
-                "frames known."
+        plans, method = [plan for plan, _ in checked], checked[0][1]
+        first = plans[0].canvas
+        for plan in plans:
+            canvas = plan.canvas
+            same = (canvas.frames, canvas.width, canvas.height, canvas.fps) == (
+                (first.frames, first.width, first.height, first.fps)
             )
-        defaults = self.config.sampler
-        times = flow.schedule(
-            defaults.steps if steps is None else steps, defaults.shift if shift is None else shift
-        )
+            if not same or (canvas.known != first.known).any():
+                raise RequestError(
+                    "Videos that are made at once have one size, length and frame rate, and the "
+                    "same frames known."
+                )
         source = None
         if start is not None:
             clips, t = start
-            if first.strength.any() or not 0 < t <= 1 or clips.shape[1:] != first.pixels.shape:
+            grid = 1 + self.config.vae.temporal_ratio * (plans[0].segments[0].latents - 1)
+            shape = (first.frames, first.height, first.width, 3)
+            if len(first.given) or not 0 < t <= 1 or clips.shape[1:] != shape:
                 raise RequestError(
                     "Sampling starts from clips of the same shape at a time above 0 and up to 1, "
                     "where no frames are known."
                 )
-            times = jnp.concatenate([jnp.float32(t)[None], times[times < t]])
-            source = np.stack([self._encode_pixels(clip) for clip in clips])
-        return self._make(
-            canvases,
-            [self.embed([each.prompt, each.negative]) for each in requests],
-            seeds,
-            times,
-            method,
-            defaults.guidance if guidance is None else guidance,
-            source=source,
-            on_step=on_step,
-            quiet=True,
-        )
-
-    def _make(
-        self,
-        canvases,
-        texts,
-        seeds,
-        times,
-        method,
-        guidance,
-        *,
-        source=None,
-        noise=None,
-        on_step,
-        quiet=False,
-    ) -> np.ndarray:
-        """The frames [B T H W 3] of canvases that know the same frames, window by window."""
-        made = 0
-        window = timelines.next_window(canvases[0], self.config)
-        while window is not None:
-            start, end = window
-            conditions = [
-                conditioning.anchors(
-                    timelines.cut(canvas, start, end), self.config, self._encode_pixels, *text
-                )
-                for canvas, text in zip(canvases, texts, strict=True)
-            ]
-            condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
-            if source is not None:
-                condition = dataclasses.replace(condition, source=jnp.asarray(source))
-            shape = condition.source.shape[1:]
-            # One video's noise depends on its seed and window alone, not on its place in a batch.
-            keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), made) for seed in seeds])
-            if noise is None:
-                initial = jnp.stack([jax.random.normal(key, shape) for key in keys])
-            else:
-                initial = jnp.asarray(noise, jnp.float32)
-            state = _start(condition, initial, times[0], keys, method)
-            latents = self._sample(condition, state, times, method, guidance, on_step, quiet)
-            decoded = np.asarray(_decode(self.config.vae, self.params["vae"], latents, jnp.uint8))
-            canvases = [
-                timelines.paste(canvas, start, video)
-                for canvas, video in zip(canvases, decoded, strict=True)
-            ]
-            made += 1
-            window = timelines.next_window(canvases[0], self.config)
-        return np.stack([canvas.pixels for canvas in canvases])
-
-    def _sample(self, condition, state, times, method, guidance, on_step, quiet) -> Array:
-        def advance(state, begin, end):
-            return _advance(
-                self.config.dit,
-                self.params["dit"],
-                condition,
-                state,
-                times,
-                begin,
-                end,
-                method,
-                jnp.float32(guidance),
-                guidance != 1,
-            )
-
-        console = Console(quiet=True) if quiet else None
-        state = progress.run(advance, state, times.size - 1, on_step=on_step, console=console)
-        return sampler.finish(condition, state)
-
-    def canvas(self, timeline: Timeline) -> Canvas:
-        """The timeline in this model's size, frame rate and length; checks all of it."""
-        return timelines.on_canvas(timeline, self.config)
+            times = jnp.concatenate([jnp.float32(t)[None], method.times[method.times < t]])
+            method = dataclasses.replace(method, times=times)
+            beyond = ((0, 0), (0, grid - first.frames), (0, 0), (0, 0), (0, 0))
+            source = np.stack([self.encode_pixels(c) for c in np.pad(clips, beyond, mode="edge")])
+        steps = plans[0].windows * method.steps
+        with progress.Steps(steps, on_step=on_step, quiet=True) as watched:
+            chunks = self._frames(plans, seeds, method, watched, source=source)
+            return np.concatenate(list(chunks), axis=1)
 
     def check(
         self,
-        timeline: Timeline,
+        timeline: Timeline | Plan,
         *,
         seed: int = 0,
         steps: int | None = None,
+        guidance: float | None = None,
         solver: str | None = None,
+        shift: float | None = None,
         variations: int = 1,
-    ) -> tuple[Canvas, solvers.Solver]:
+    ) -> tuple[Plan, Method]:
         """Raises RequestError for what this model cannot make, before anything is computed."""
-        canvas = self.canvas(timeline)
-        if steps is not None and steps < 1:
-            raise RequestError(f"Sampling takes at least 1 step, got {steps}.")
+        plan = timeline if isinstance(timeline, Plan) else self.plan(timeline)
         if variations < 1:
             raise RequestError(f"At least 1 variation is needed, got {variations}.")
         if not 0 <= seed <= 2**32 - variations:
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}, got {seed}.")
+        given = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
+        used: dict[str, Any] = {
+            name: getattr(self.config.sampler, name) if value is None else value
+            for name, value in given.items()
+        }
+        if not 1 <= used["steps"] <= 1000:
+            raise RequestError(
+                f"Sampling takes at least 1 step and at most 1000, got {used['steps']}."
+            )
+        if not math.isfinite(used["guidance"]):
+            raise RequestError(f"Guidance is a number such as 3, got {used['guidance']}.")
+        if not 0 < used["shift"] < math.inf:
+            raise RequestError(f"Shift is a number above 0 such as 3, got {used['shift']}.")
         try:
-            method = solvers.solver(self.config.sampler.solver if solver is None else solver)
-            sampler.check(method, canvas.strength)
+            method = solvers.solver(used["solver"])
+            sampler.check(method, plan.canvas.strength)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        return canvas, method
+        config = SamplerConfig(**used)
+        times = flow.schedule(config.steps, config.shift)
+        return plan, Method(config, method, times)
 
-    def warnings(self, timeline: Timeline) -> list[str]:
-        """What the user should know of a request that can be served: one sentence each."""
-        found, prompt = [], timeline.prompt
-        known = set(self.config.vocabulary)
-        words = words_of(prompt)
-        if known and words - known:
-            unknown = ", ".join(sorted(words - known))
-            found.append(
-                f"{self.config.name} was trained on a small world and cannot know: {unknown}."
+    # --- Making ----------------------------------------------------------------------------------
+
+    def _frames(
+        self, plans, seeds, method, watched, *, source=None, noise=None
+    ) -> Iterator[np.ndarray]:
+        """The frames [B t H W 3] of plans that know the same frames, piece by piece."""
+        texts = [self.embed([p.timeline.prompt, p.timeline.negative]) for p in plans]
+        canvases = [plan.canvas for plan in plans]
+        done, window = 0, 0  # frames, windows
+        for segment in plans[0].segments:
+            if done < segment.first:
+                yield np.stack([canvas.cut(done, segment.first)[0] for canvas in canvases])
+            made = self._segment(
+                plans, segment, texts, seeds, method, watched, window, source, noise
             )
-        for name, text in (("prompt", prompt), ("negative prompt", timeline.negative)):
-            if lost := self.tokenizer.lost(text):
-                found.append(
-                    f"The {name} is longer than the {self.config.text.max_length} tokens that "
-                    f"{self.config.name} reads; its end is left out: {shorten(lost, 80)}"
+            done = segment.first
+            for chunk in made:
+                kept = [canvas.cut(done, done + chunk.shape[1]) for canvas in canvases]
+                for frames, (given, strength) in zip(chunk, kept, strict=True):
+                    np.copyto(frames, given, where=strength >= 1)
+                done += chunk.shape[1]
+                yield chunk
+            window += len(segment.windows)
+        if done < canvases[0].frames:
+            yield np.stack([canvas.cut(done, canvas.frames)[0] for canvas in canvases])
+
+    def _segment(
+        self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
+    ) -> Iterator[np.ndarray]:
+        """The frames `first` to `stop` - 1 of a segment, as soon as their latents are there."""
+        model, ratio = self.config, self.config.vae.temporal_ratio
+        end = segment.start + 1 + ratio * (segment.latents - 1)
+        known = []
+        for plan in plans:
+            frames, strength = plan.canvas.cut(segment.start, end)
+            known.append(
+                conditioning.known_latents(
+                    frames, strength, segment.prefix, segment.latents, model, self.encode_pixels
                 )
-        return found
+            )
+        latents = np.stack([latents for latents, _ in known])
+        strength = np.stack([strength for _, strength in known])
+        clips = [
+            {
+                at: self.encode_pixels(plan.canvas.cut(at, at + count)[0])
+                for at, count in segment.anchors
+            }
+            for plan in plans
+        ]
+        there = np.zeros(segment.latents, bool)
+        there[: segment.prefix] = True
+        past, decoded = None, 0
+        for number, window in enumerate(segment.windows):
+            conditions = [
+                self._condition(plan, segment, window, there, *each)
+                for plan, *each in zip(plans, latents, strength, clips, texts, strict=True)
+            ]
+            condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
+            place = slice(window.start, window.stop)
+            if source is not None:
+                condition = dataclasses.replace(condition, source=jnp.asarray(source[:, place]))
+            fresh = self._sample(condition, seeds, made + number, method, watched, noise)
+            new = ~there[place]
+            latents[:, place][:, new] = fresh[:, new]
+            there[place] = True
+            while decoded < len(there) and there[decoded]:
+                chunk, past = self.decode_next(latents[:, decoded : decoded + 1], past)
+                begin = segment.start + (1 + ratio * (decoded - 1) if decoded else 0)
+                low, high = (
+                    min(max(n - begin, 0), chunk.shape[1]) for n in (segment.first, segment.stop)
+                )
+                if low < high:
+                    yield np.array(chunk[:, low:high])
+                decoded += 1
 
-    # --- Stages ----------------------------------------------------------------------------------
+    def _condition(
+        self, plan, segment: Segment, window: Window, there, latents, strength, clips, text
+    ):
+        """What one window knows of one request."""
+        model, ratio = self.config, self.config.vae.temporal_ratio
+        place = slice(window.start, window.stop)
+        carried = there[place]
+        source, kept = latents[place], strength[place].copy()
+        later = [
+            ((at - segment.start) / ratio, clips[at])
+            for at, _ in segment.anchors_of(window, ratio, plan.context)
+        ]
+        if carried[-1:].any() and not carried.all() and not carried[0]:
+            # What is known after what is to be made is an anchor, as known frames are.
+            behind = window.start + int(np.argmax(carried))
+            later.append((behind, latents[behind : window.stop]))
+        else:
+            kept[carried] = 1
+        return conditioning.anchors(
+            source, kept, later, *text, start=window.start, stretch=model.fps / plan.fps
+        )
 
-    def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
-        """Text embeddings, zero after the end of each text."""
-        ids, mask = self.tokenizer(prompts)
-        return _embed(self.config.text, self.params["text"], ids, mask)
+    def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
+        shape = condition.source.shape[1:]
+        drawn, keys = self.noise(seeds, window, shape)
+        noise = drawn if noise is None else jnp.asarray(noise, jnp.float32)
+        state = self.start(condition, noise, keys, method)
 
-    def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:
-        """Video in [-1, 1] to normalised latents."""
-        return _encode(self.config.vae, self.params["vae"], jnp.asarray(video, jnp.float32))
+        def advance(state, begin, end):
+            return self.advance(condition, state, begin, end, method)
 
-    def decode(self, z: Float[Array | np.ndarray, "B t h w C"]) -> Float[Array, "B T H W 3"]:
-        """Normalised latents to video in [-1, 1], not clipped."""
-        return _decode(self.config.vae, self.params["vae"], jnp.asarray(z, jnp.float32), None)
+        state = watched.run(advance, state, method.steps)
+        latents = np.array(sampler.finish(condition, state))
+        if not np.isfinite(latents).all():
+            raise SamplingError(
+                f"{self.config.name} made numbers that are none (NaN or infinity), so there is no "
+                f"video: try a guidance nearer to {self.config.sampler.guidance:g}, another solver "
+                "or dtype float32."
+            )
+        return latents
 
-    def velocity(
-        self,
-        z: Float[Array, "B t h w C"],
-        t: Float[Array, " B"] | Float[Array, "B t"] | Float[Array, "B t h w"],
-        text: Float[Array, "B S D"],
-    ) -> Float[Array, "B t h w C"]:
-        """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
-        positions = jnp.arange(z.shape[1], dtype=jnp.float32)
-        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions)
-
-    def _encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
-        return np.asarray(self.encode(to_float(frames[None])))[0]
-
-    def _check_noise(self, noise, canvas: Canvas, window, count: int) -> None:
-        if window is None:
+    def _check_noise(self, noise, plan: Plan, count: int) -> None:
+        if plan.windows != 1:
             raise RequestError("Initial noise can be given for requests that are made in one go.")
-        vae = self.config.vae
-        frames = 1 + (window[1] - window[0] - 1) // vae.temporal_ratio
-        sides = [side // vae.spatial_ratio for side in canvas.pixels.shape[1:3]]
-        wanted = (count, frames, *sides, self.config.dit.in_channels)
+        side = self.config.vae.spatial_ratio
+        sides = [length // side for length in plan.size[::-1]]
+        wanted = (count, plan.segments[0].latents, *sides, self.config.dit.in_channels)
         if noise.shape != wanted:
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."
             )
-
-
-def _leaves_nothing(canvas: Canvas, start: int, end: int) -> bool:
-    """Whether all is known once the frames from `start` to `end` - 1 are."""
-    return bool(canvas.known[: max(start, 0)].all() and canvas.known[end:].all())

@@ -1,8 +1,8 @@
-"""Watching a loop that runs on the device: a progress bar, a hook per step, and a way to stop.
+"""Watching loops that run on the device: a progress bar, a hook per step, and a way to stop.
 
-The loop's executable takes the bounds of the steps to make, and `run` calls it piece by piece. A
-piece is one step, or as many as fit in a tenth of a second where steps are that short, so that the
-device hardly ever waits for the host and Ctrl-C is heard within one step or that tenth.
+The loop's executable takes the bounds of the steps to make, and `Steps.run` calls it piece by
+piece. A piece is one step, or as many as fit in a tenth of a second where steps are that short, so
+that the device hardly ever waits for the host and Ctrl-C is heard within one step or that tenth.
 """
 
 import time
@@ -28,49 +28,68 @@ class Cancelled(Exception):
     """The caller's `on_step` asked to stop."""
 
 
-def run(
-    advance: Callable[[Any, np.ndarray, np.ndarray], Any],
-    state: Any,
-    steps: int,
-    *,
-    description: str = "sampling",
-    on_step: Callable[[int], bool | None] | None = None,
-    console: Console | None = None,
-) -> Any:
-    """The state after `steps` steps of a jitted `advance(state, begin, end)`, which may donate it.
+class Steps:
+    """The steps of one request, counted over all of its loops; a context manager.
 
-    On a terminal a bar with the time left is drawn to stderr, elsewhere nothing. `on_step` hears
+    On a terminal a bar with the time left is drawn to stderr, unless `quiet`. `on_step` hears
     the number of finished steps after each of them, and stops the run by returning True: `run` then
     raises `Cancelled`. Ctrl-C raises KeyboardInterrupt as it always does, once the running piece is
     done. In a run of several processes every piece is one step, so that all make the same calls,
     and all must answer `on_step` alike.
     """
-    console = console or Console(stderr=True)
-    one_at_a_time = on_step is not None or jax.process_count() > 1
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(description, total=steps)
-        done, piece = 0, 1
-        while done < steps:
-            end = min(done + piece, steps)
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        description: str = "sampling",
+        on_step: Callable[[int], bool | None] | None = None,
+        console: Console | None = None,
+        quiet: bool = False,
+    ):
+        console = console or Console(stderr=True)
+        self.total, self.done, self._on_step = total, 0, on_step
+        self._one_at_a_time = on_step is not None or jax.process_count() > 1
+        self._piece = 1
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(description, total=total)
+
+    def __enter__(self) -> "Steps":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def run(
+        self, advance: Callable[[Any, np.ndarray, np.ndarray], Any], state: Any, steps: int
+    ) -> Any:
+        """The state after `steps` more steps of a jitted `advance(state, begin, end)`.
+
+        It may donate the state.
+        """
+        begin = 0
+        while begin < steps:
+            end = min(begin + self._piece, steps)
             began = time.perf_counter()
             state = jax.block_until_ready(
-                advance(state, np.asarray(done, np.int32), np.asarray(end, np.int32))
+                advance(state, np.asarray(begin, np.int32), np.asarray(end, np.int32))
             )
-            seconds = (time.perf_counter() - began) / (end - done)
-            done = end
-            bar.update(task, completed=done)
-            if on_step is not None and on_step(done):
-                raise Cancelled(f"Stopped after {done} of {steps} steps.")
-            if not one_at_a_time:
-                piece = max(1, int(SECONDS_PER_PIECE / seconds))
-    return state
+            seconds = (time.perf_counter() - began) / (end - begin)
+            self.done += end - begin
+            begin = end
+            self._bar.update(self._task, completed=self.done)
+            if self._on_step is not None and self._on_step(self.done):
+                raise Cancelled(f"Stopped after {self.done} of {self.total} steps.")
+            if not self._one_at_a_time:
+                self._piece = max(1, int(SECONDS_PER_PIECE / seconds))
+        return state

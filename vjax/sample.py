@@ -209,26 +209,26 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
         settings["model"] = os.path.abspath(model)
     timeline = _timeline(settings)
     pipe = vjax.load(settings["model"])
-    canvas = pipe.canvas(timeline)
+    plan = pipe.plan(timeline)
     count = settings["variations"]
     pipe.check(
-        timeline,
+        plan,
         seed=settings["seed"],
         steps=settings.get("steps"),
         solver=settings.get("solver"),
         variations=count,
     )
-    out = _output(settings, len(canvas.pixels))
+    out = _output(settings, plan.frames)
     paths = [_numbered(out, i, count) for i in range(count)]
     for path in paths:
         media.check_writable(path, overwrite=True)
-    if out.suffix.lower() == ".png" and len(canvas.pixels) > 1:
+    if out.suffix.lower() == ".png" and plan.frames > 1:
         raise UsageError("A png holds one frame: add --frames 1, or choose mp4, gif or webp.")
-    for note in (*canvas.notes, *pipe.warnings(timeline)):
+    for note in (*plan.notes, *plan.warnings):
         print(f"note: {note}", file=sys.stderr)
 
     videos = pipe(
-        timeline,
+        plan,
         seed=settings["seed"],
         steps=settings.get("steps"),
         guidance=settings.get("guidance"),
@@ -242,10 +242,10 @@ def run(arguments: list[str]) -> list[pathlib.Path]:
     }
     for i, (path, frames) in enumerate(zip(paths, videos, strict=True)):
         made = {"vjax": _version(), **used, "seed": settings["seed"] + i, "variations": 1}
-        media.write(path, frames, canvas.fps, metadata=made, overwrite=True)
-    height, width = canvas.pixels.shape[1:3]
+        media.write(path, frames, plan.fps, metadata=made, overwrite=True)
+    width, height = plan.size
     print(
-        f"{len(canvas.pixels)} frames of {width}x{height} at {canvas.fps:g} fps in "
+        f"{plan.frames} frames of {width}x{height} at {plan.fps:g} fps in "
         f"{time.perf_counter() - began:.1f} s",
         file=sys.stderr,
     )

@@ -2,7 +2,7 @@
 
 Every verb only fills in a `Timeline`. It is in the user's terms: the given frames in their own
 size and frame rate. `on_canvas` puts it into a model's: the size, the frame rate and the length
-that the model will make, with each pixel's strength beside it.
+of what will be made, with each given pixel's strength beside it.
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from vjax.config import ModelConfig
 
-LONGEST_SECONDS = 600  # that one request may add; its frames are kept in memory
+LONGEST_SECONDS = 600  # of one result
 
 
 class RequestError(ValueError):
@@ -75,7 +75,8 @@ class Timeline:
     Args:
         prompt: what the video should show.
         negative: what it should not show.
-        pixels: the given frames, in their own size; None where nothing is given.
+        pixels: the given frames, in their own size, as `as_frames` takes them; None where nothing
+            is given.
         strength: for each of them, or each of their pixels: 1 = keep, 0 = generate, between = a
             starting point to depart from. Shape [T 1 1 1] or [T H W 1].
         pixels_fps: frame rate of `pixels`; None: the model's.
@@ -89,12 +90,15 @@ class Timeline:
         fps: frame rate of the result; None: the model's.
         sound: that of the file which `pixels` come from, to stay under the frames that are kept.
         notes: what the user should know of how the given frames were read.
+
+    Raises:
+        RequestError: pixels and strength do not fit each other.
     """
 
     prompt: str
     negative: str = ""
-    pixels: UInt8[np.ndarray, "T H W 3"] | None = None
-    strength: Float[np.ndarray, "T #H #W 1"] | None = None
+    pixels: np.ndarray | None = None  # uint8 [T H W 3], once it is made
+    strength: np.ndarray | None = None  # float32
     pixels_fps: float | None = None
     before: float = 0.0
     after: float = 0.0
@@ -106,20 +110,65 @@ class Timeline:
     sound: Any = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if self.pixels is None and self.strength is None:
+            return
+        if self.pixels is None or self.strength is None:
+            has, lacks = ("strength", "pixels") if self.pixels is None else ("pixels", "strength")
+            raise RequestError(
+                f"A timeline with {has} needs {lacks} too: the given frames, and for each of them "
+                "1 (keep), 0 (generate) or a number between, as [T 1 1 1] or [T H W 1]."
+            )
+        pixels = as_frames(self.pixels)
+        strength = np.asarray(self.strength, np.float32)
+        count, height, width, _ = pixels.shape
+        if strength.shape not in ((count, 1, 1, 1), (count, height, width, 1)):
+            raise RequestError(
+                f"The strength of these frames is an array [{count} 1 1 1] or "
+                f"[{count} {height} {width} 1], not {list(strength.shape)}."
+            )
+        if not (strength.min() >= 0 and strength.max() <= 1):
+            raise RequestError(
+                "Strength goes from 0 (generate) to 1 (keep), but this one goes from "
+                f"{strength.min():g} to {strength.max():g}."
+            )
+        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "strength", strength)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Canvas:
-    """A timeline in a model's size, frame rate and length."""
+    """A timeline in a model's size and frame rate. It holds no frames but those that are given."""
 
-    pixels: UInt8[np.ndarray, "T H W 3"]  # zeros where nothing is known
-    strength: Float[np.ndarray, "T #H #W 1"]
+    frames: int
+    width: int
+    height: int
     fps: float
+    given: UInt8[np.ndarray, "G H W 3"]
+    strength: Float[np.ndarray, "G #H #W 1"]
+    at: int = 0  # the frame at which the given ones begin
     notes: tuple[str, ...] = ()  # what was done to the given frames, for the user
 
     @property
-    def known(self) -> np.ndarray:
-        """Which frames are given whole: [T]."""
-        return np.asarray((self.strength >= 1).all(axis=(1, 2, 3)))
+    def known(self) -> Bool[np.ndarray, " T"]:
+        """Which frames are given whole."""
+        known = np.zeros(self.frames, bool)
+        known[self.at : self.at + len(self.given)] = (self.strength >= 1).all(axis=(1, 2, 3))
+        return known
+
+    def cut(
+        self, start: int, stop: int
+    ) -> tuple[UInt8[np.ndarray, "t H W 3"], Float[np.ndarray, "t #H #W 1"]]:
+        """The frames from `start` to `stop` - 1 and their strength: zeros where nothing is known.
+
+        They may lie outside of the canvas, where nothing is known either.
+        """
+        low, high = (min(max(n - self.at, 0), len(self.given)) for n in (start, stop))
+        lead = min(max(self.at - start, 0), stop - start)
+        pad = ((lead, stop - start - lead - (high - low)), (0, 0), (0, 0), (0, 0))
+        given, strength = self.given[low:high], self.strength[low:high]
+        given = given if (strength > 0).all() else np.where(strength > 0, given, np.uint8(0))
+        return np.pad(given, pad), np.pad(strength, pad)
 
 
 def size_step(model: ModelConfig) -> int:
@@ -143,25 +192,6 @@ def check_size(model: ModelConfig, width: int, height: int) -> None:
         )
 
 
-def check_frames(model: ModelConfig, frames: int) -> None:
-    """Raises RequestError for a length that the model cannot make, naming the nearest."""
-    ratio = model.vae.temporal_ratio
-    longest = _whole_latents(model.max_frames, ratio, math.floor)
-    low, high = (
-        min(max(_whole_latents(frames, ratio, f), 1), longest) for f in (math.floor, math.ceil)
-    )
-    if frames not in (low, high):
-        near = f"{low} or {high}" if low != high else f"{low}"
-        raise RequestError(
-            f"{model.name} cannot make {frames} frames: lengths are 1 + {ratio} k, up to "
-            f"{longest}. The nearest: {near}."
-        )
-
-
-def _whole_latents(frames: float, ratio: int, to_integer) -> int:
-    return 1 + ratio * to_integer((frames - 1) / ratio)
-
-
 def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """The model's size of about its native area whose shape is nearest to width : height."""
     step = size_step(model)
@@ -181,118 +211,122 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     """Puts a timeline into the terms of a model.
 
     Raises:
-        RequestError: a size, length or frame rate that the model cannot make.
+        RequestError: a size, length or frame rate that cannot be made.
     """
     if not timeline.prompt.strip():
         raise RequestError("The prompt is empty: say what the video should show.")
     fps = model.fps if timeline.fps is None else timeline.fps
     if not 1 <= fps <= 120:
         raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
+    length = _length(timeline, fps)
     if timeline.pixels is None:
         width, height = timeline.size or (model.width, model.height)
         check_size(model, width, height)
-        frames = _length(timeline, model, fps)
-        return Canvas(
-            np.zeros((frames, height, width, 3), np.uint8), np.zeros((frames, 1, 1, 1), "f"), fps
-        )
-    return _place_given(timeline, model, fps)
+        frames = model.frames if length is None else length
+        nothing = np.zeros((0, height, width, 3), np.uint8)
+        return Canvas(frames, width, height, fps, nothing, np.zeros((0, 1, 1, 1), np.float32))
+    width, height = timeline.size or fitting_size(model, *timeline.pixels.shape[2:0:-1])
+    check_size(model, width, height)
+    given, strength, notes = _given(timeline, model, width, height, fps)
+    before, after = _added(timeline, fps)
+    if length is not None:
+        if length < before + len(given):
+            raise RequestError(
+                f"The given frames alone are {before + len(given)} at {fps:g} a second: a result "
+                f"of {length} has no room for them."
+            )
+        room = length - before - len(given)
+        before, after = (before + room, 0) if timeline.at_end else (before, room)
+    elif len(timeline.pixels) == 1 and not before and not after:
+        after = model.frames - 1
+    frames = before + len(given) + after
+    _check_length(frames, fps)
+    return Canvas(frames, width, height, fps, given, strength, before, tuple(notes))
 
 
-def _length(timeline: Timeline, model: ModelConfig, fps: float) -> int:
+def _length(timeline: Timeline, fps: float) -> int | None:
+    """How many frames were asked for; None where the user left it open."""
     if timeline.frames is not None and timeline.seconds is not None:
         raise RequestError("Give either frames or seconds, not both.")
+    frames = timeline.frames
     if timeline.seconds is not None:
-        if timeline.seconds <= 0:
+        if not 0 < timeline.seconds < math.inf:
             raise RequestError(f"{timeline.seconds:g} seconds is no length: it must be positive.")
-        frames = _whole_latents(timeline.seconds * fps + 1, model.vae.temporal_ratio, round)
-    else:
-        frames = model.frames if timeline.frames is None else timeline.frames
-    check_frames(model, frames)
+        _check_length(timeline.seconds * fps, fps)
+        frames = max(round(timeline.seconds * fps), 1)
+    if frames is not None:
+        if frames < 1:
+            raise RequestError(f"A video has at least 1 frame, not {frames}.")
+        _check_length(frames, fps)
     return frames
 
 
-def _place_given(timeline: Timeline, model: ModelConfig, fps: float) -> Canvas:
+def _added(timeline: Timeline, fps: float) -> tuple[int, int]:
+    """How many frames come before and after the given ones."""
+    for seconds in (timeline.before, timeline.after):
+        if not 0 <= seconds < math.inf:
+            raise RequestError(f"{seconds:g} seconds cannot be added: it must be positive.")
+        if seconds > 0 and round(seconds * fps) < 1:
+            raise RequestError(
+                f"{seconds:g} seconds are less than one frame at {fps:g} frames a second: add "
+                f"{1 / fps:.2g} at least."
+            )
+        _check_length(seconds * fps, fps)
+    return round(timeline.before * fps), round(timeline.after * fps)
+
+
+def _check_length(frames: float, fps: float) -> None:
+    longest = int(LONGEST_SECONDS * fps)
+    if frames > longest:
+        raise RequestError(
+            f"A video is at most {LONGEST_SECONDS} seconds long, {longest} frames at {fps:g} a "
+            "second: ask for less."
+        )
+
+
+def _given(timeline: Timeline, model: ModelConfig, width: int, height: int, fps: float):
+    """The given frames and their strength in a size and frame rate, and what was done to them."""
     from vjax import video as media
 
-    given, strength = timeline.pixels, timeline.strength
-    notes = [*timeline.notes]
-    count, height, width, _ = given.shape
-    size = timeline.size or fitting_size(model, width, height)
-    check_size(model, *size)
-    if (width, height) != size:
-        given = media.fit(given, *size)
+    given, strength, notes = timeline.pixels, timeline.strength, [*timeline.notes]
+    count = len(given)
+    if given.shape[1:3] != (height, width):
         notes.append(
-            f"The given frames are {width}x{height}; they were scaled and cropped at the centre "
-            f"to {size[0]}x{size[1]}."
+            f"The given frames are {given.shape[2]}x{given.shape[1]}; they were scaled and cropped "
+            f"at the centre to {width}x{height}."
         )
+        given = media.fit(given, width, height)
         if strength.shape[1:3] != (1, 1):
-            as_image = (np.repeat(strength, 3, axis=-1) * 255).astype(np.uint8)
-            strength = media.fit(as_image, *size)[..., :1].astype(np.float32) / 255
-    from_fps = timeline.pixels_fps or fps
+            binary = ((strength == 0) | (strength == 1)).all()
+            as_image = np.rint(np.repeat(strength, 3, axis=-1) * 255).astype(np.uint8)
+            strength = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
+            strength = np.rint(strength) if binary else strength
+    from_fps = model.fps if timeline.pixels_fps is None else timeline.pixels_fps
     if count > 1 and not math.isclose(from_fps, fps, rel_tol=1e-3):
         index = media.resample(np.arange(count), from_fps, fps)
+        _check_resampled(strength, index, from_fps, fps)
         given, strength = given[index], strength[index]
         notes.append(
             f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
         )
-    if max(timeline.before, timeline.after) > LONGEST_SECONDS:
-        raise RequestError(f"At most {LONGEST_SECONDS} seconds can be added in one request.")
-    before, after = round(timeline.before * fps), round(timeline.after * fps)
-    if timeline.frames is not None or timeline.seconds is not None:
-        room = max(_length(timeline, model, fps) - before - len(given), 0)
-        before, after = (room, 0) if timeline.at_end else (before, room)
-    elif count == 1 and not before and not after:
-        after = model.frames - 1
-    pixels = np.pad(given, ((before, after), (0, 0), (0, 0), (0, 0)))
-    strength = np.pad(strength.astype(np.float32), ((before, after), (0, 0), (0, 0), (0, 0)))
-    pixels = np.where(strength > 0, pixels, 0).astype(np.uint8)
-    return Canvas(pixels, strength, fps, tuple(notes))
+    return given, strength, notes
 
 
-def next_window(canvas: Canvas, model: ModelConfig) -> tuple[int, int] | None:
-    """The stretch of frames to make next: one that the model can make in one go, or None if done.
-
-    It touches what is known where it can, and reaches into it on both sides as context. The
-    stretch may begin before the canvas or end after it; those frames are made and dropped.
-    """
-    ratio = model.vae.temporal_ratio
-    longest = _whole_latents(model.max_frames, ratio, math.floor)
-    total, known = len(canvas.pixels), canvas.known
-    if known.all():
-        return None
-    if total <= longest:
-        if canvas.strength[0].min() < 1 <= canvas.strength[-1].min():
-            return total - _whole_latents(total, ratio, math.ceil), total
-        return 0, _whole_latents(total, ratio, math.ceil)
-    context = longest // 4
-    first = int(np.argmin(known))
-    after = int(np.argmax(known[first:])) + first if known[first:].any() else total
-    if first == 0 and after < total:  # work backwards from what is known
-        end = min(after + context, total)
-        return end - min(longest, _whole_latents(end, ratio, math.ceil)), end
-    start = max(first - context, 0)
-    end = min(start + longest, after + context if after < total else total)
-    return start, start + _whole_latents(end - start, ratio, math.ceil)
+def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:
+    """Raises RequestError where a range that is kept, or one between, has no frame any more."""
+    kept = (strength >= 1).all(axis=(1, 2, 3))
+    for value in (True, False):
+        for start, stop in runs(kept == value):
+            if not ((index >= start) & (index < stop)).any():
+                what = "could be kept" if value else "would be made"
+                raise RequestError(
+                    f"At {fps:g} frames a second no frame shows what {start}:{stop} are of the "
+                    f"given {from_fps:g}, so nothing of it {what}: choose a longer range, or make "
+                    f"the video at {from_fps:g}."
+                )
 
 
-def cut(canvas: Canvas, start: int, end: int) -> Canvas:
-    """The frames from `start` to `end` - 1; what lies outside of the canvas is unknown."""
-    total = len(canvas.pixels)
-    pad = ((max(-start, 0), max(end - total, 0)), (0, 0), (0, 0), (0, 0))
-    inside = slice(max(start, 0), min(end, total))
-    return dataclasses.replace(
-        canvas,
-        pixels=np.pad(canvas.pixels[inside], pad),
-        strength=np.pad(canvas.strength[inside], pad),
-    )
-
-
-def paste(canvas: Canvas, start: int, made: UInt8[np.ndarray, "t H W 3"]) -> Canvas:
-    """The canvas with frames made from `start` on, all known now; what was given stays as it is."""
-    total = len(canvas.pixels)
-    inside = slice(max(start, 0), min(start + len(made), total))
-    made = made[inside.start - start : inside.stop - start]
-    pixels, strength = canvas.pixels.copy(), canvas.strength.copy()
-    pixels[inside] = np.where(strength[inside] >= 1, pixels[inside], made)
-    strength[inside] = 1
-    return dataclasses.replace(canvas, pixels=pixels, strength=strength)
+def runs(mask: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
+    """The stretches [start, stop) where a mask is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

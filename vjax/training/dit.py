@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
-from vjax import flow, models, pipeline, sampler, timeline
+from vjax import conditioning, flow, models, pipeline, sampler, timeline
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
@@ -113,7 +113,9 @@ class DiTTask(Task):
             source += level * jax.random.normal(noise_key, clean.shape)
         return clean, Condition(
             source=source,
-            strength=known[..., None].astype(jnp.float32),
+            strength=conditioning.per_patch(
+                known[..., None].astype(jnp.float32), model.dit.patch
+            ),
             anchors=anchors,
             positions=repeat(
                 bucket.lead + jnp.arange(frames, dtype=jnp.float32), "t -> b t", b=count

@@ -1,0 +1,238 @@
+"""What is made of a timeline and in which order: data that exists before anything runs.
+
+What is unknown falls into segments. Each has a latent grid of its own that begins with known frames
+where there are some, since a causal VAE encodes those in place exactly. Known frames further on are
+anchors: clips of their own, with their true positions. A segment that is longer than the model is
+made window by window. Windows overlap, and what one has made, the next knows as latents: nothing
+is decoded and encoded again on the way.
+"""
+
+import dataclasses
+import math
+from textwrap import shorten
+from typing import Any, NamedTuple
+
+from vjax import timeline as timelines
+from vjax.config import ModelConfig
+from vjax.models.text import words_of
+from vjax.timeline import Canvas, RequestError, Timeline, runs
+from vjax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Latents `start` to `stop` - 1 of a segment, which the model makes at once."""
+
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A stretch of the canvas that is made on one latent grid."""
+
+    start: int  # the frame of its first latent; each later latent is four frames (or as the VAE)
+    first: int  # the frames from `first`
+    stop: int  # to `stop` - 1 are its result, but for those that are known
+    latents: int
+    prefix: int  # so many latents are given frames in place
+    anchors: tuple[tuple[int, int], ...]  # (frame, count) of the clips that are known later on
+    windows: tuple[Window, ...]  # in the order in which they are made
+
+    def anchors_of(self, window: Window, ratio: int, context: int) -> tuple[tuple[int, int], ...]:
+        """Those that a window sees: inside of it, or up to `context` latents after it."""
+        first, last = (self.start + ratio * n for n in (window.start, window.stop - 1 + context))
+        return tuple(anchor for anchor in self.anchors if first <= anchor[0] <= last)
+
+
+class Kept(NamedTuple):
+    """A piece of a source that is kept: its time there and in the result, in seconds."""
+
+    start: float
+    end: float
+    at: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """All that is decided about a request before it runs."""
+
+    timeline: Timeline
+    canvas: Canvas
+    segments: tuple[Segment, ...]
+    context: int  # latents that windows overlap by, at least
+    notes: tuple[str, ...]  # what was done to what is given
+    warnings: tuple[str, ...]  # what the model cannot know or read of the texts
+
+    @property
+    def frames(self) -> int:
+        return self.canvas.frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.canvas.width, self.canvas.height
+
+    @property
+    def fps(self) -> float:
+        return self.canvas.fps
+
+    @property
+    def windows(self) -> int:
+        """How many times the model samples."""
+        return sum(len(segment.windows) for segment in self.segments)
+
+    @property
+    def sound(self) -> Any:
+        """The sound of the file that the kept frames come from; None where there is none."""
+        return self.timeline.sound
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The pieces of the given video that are kept."""
+        at, fps = self.canvas.at, self.canvas.fps
+        return tuple(
+            Kept((start - at) / fps, (stop - at) / fps, start / fps)
+            for start, stop in runs(self.canvas.known)
+        )
+
+
+def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = None) -> Plan:
+    """The plan of a timeline for a model; the tokenizer says which words it does not read.
+
+    Raises:
+        RequestError: the model cannot make it.
+    """
+    canvas = timelines.on_canvas(timeline, model)
+    longest = latents_of(model.max_frames, model)
+    if longest == 1 and canvas.frames > 1:
+        raise RequestError(f"{model.name} makes pictures only: ask for 1 frame.")
+    context = max(longest // 4, 1)
+    notes = canvas.notes
+    if canvas.known.all():
+        notes += ("Every frame of the result is given: nothing is made.",)
+    return Plan(
+        timeline,
+        canvas,
+        tuple(_segments(canvas, model.vae.temporal_ratio, longest, context)),
+        context,
+        notes,
+        tuple(_warnings(timeline, model, tokenizer)),
+    )
+
+
+def latents_of(frames: int, model: ModelConfig) -> int:
+    """How many whole latents fit into so many frames."""
+    return 1 + (frames - 1) // model.vae.temporal_ratio
+
+
+def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> list[Segment]:
+    """The gaps of a canvas, those together that one window can hold or that are close."""
+    whole = 1 + ratio * (longest - 1)  # frames of the longest window
+    near = 2 * (1 + ratio * (context - 1))  # a known run as long serves both of its neighbours
+    known = canvas.known
+    stretches: list[tuple[int, int]] = []
+    for gap in runs(~known):
+        if stretches:
+            start, stop = stretches[-1]
+            lead = 1 + ratio * (context - 1) if start else 0
+            if gap[0] - stop < near or gap[1] - start + lead <= whole:
+                stretches[-1] = (start, gap[1])
+                continue
+        stretches.append(gap)
+    edges = [0, *(edge for gap in stretches for edge in gap), canvas.frames]
+    return [
+        _segment(canvas, first, stop, edges[2 * i], edges[2 * i + 3], ratio, longest, context)
+        for i, (first, stop) in enumerate(stretches)
+    ]
+
+
+def _segment(
+    canvas: Canvas,
+    first: int,
+    stop: int,
+    before: int,  # the known frames before `first` begin here,
+    after: int,  # and those after `stop` end here
+    ratio: int,
+    longest: int,
+    context: int,
+) -> Segment:
+    given = first - before
+    if given > ratio or given == 1:
+        # The grid is laid so that the first frame to make begins a latent.
+        available = 1 + (given - 1) // ratio
+        made = math.ceil((stop - first) / ratio)
+        beside = min(after - stop, 1 + ratio * (context - 1))
+        covering = math.ceil((stop - first + beside) / ratio) - made
+        least = min(available, context)
+        windows = _count(least + made, longest, context)
+        if _count(least + made + covering, longest, context) > windows:
+            covering = 0
+        prefix = min(available, max(least, longest - math.ceil((made + covering) / windows)))
+        start, latents = first - 1 - ratio * (prefix - 1), prefix + made + covering
+    else:
+        # Fewer given frames than a latent takes begin the grid, and those after the first are
+        # anchors.
+        start, prefix = before, min(given, 1)
+        beside = min(after - stop, 1 + ratio * (context - 1))
+        latents = 1 + math.ceil((stop - start - 1) / ratio)
+        covering = 1 + math.ceil((stop + beside - start - 1) / ratio)
+        if _count(covering, longest, context) == _count(latents, longest, context):
+            latents = covering
+    in_place = start + 1 + ratio * (prefix - 1) if prefix else start
+    later = canvas.known.copy()
+    later[:in_place] = False
+    later[stop + beside :] = False
+    anchors = [clip for run in runs(later) for clip in _clips(*run, ratio, context)]
+    backwards = not prefix and after > stop
+    return Segment(
+        start,
+        first,
+        stop,
+        latents,
+        prefix,
+        tuple(anchors),
+        _windows(latents, longest, context, backwards),
+    )
+
+
+def _count(latents: int, longest: int, context: int) -> int:
+    """How many windows so many latents take."""
+    return 1 + math.ceil(max(latents - longest, 0) / max(longest - context, 1))
+
+
+def _windows(latents: int, longest: int, context: int, backwards: bool) -> tuple[Window, ...]:
+    """Windows of one length, evenly spread, each of which overlaps the next by the context."""
+    if latents <= longest:
+        return (Window(0, latents),)
+    steps = _count(latents, longest, context) - 1
+    starts = [i * (latents - longest) // steps for i in range(steps + 1)]
+    windows = [Window(start, start + longest) for start in starts]
+    return tuple(windows[::-1] if backwards else windows)
+
+
+def _clips(start: int, stop: int, ratio: int, context: int) -> list[tuple[int, int]]:
+    """The clips (frame, count) that a known run is encoded as: 1 + `ratio` k frames each.
+
+    Of a run that is long, both ends serve; what is left over is less than a latent, and its last
+    frame speaks for it.
+    """
+    whole = 1 + ratio * (context - 1)
+    if stop - start > 2 * whole:
+        return [(start, whole), (stop - whole, whole)]
+    count = 1 + ratio * ((stop - start - 1) // ratio)
+    return [(start, count), *([(stop - 1, 1)] if start + count < stop else [])]
+
+
+def _warnings(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:
+    found, known, words = [], set(model.vocabulary), words_of(timeline.prompt)
+    if known and words - known:
+        unknown = shorten(", ".join(sorted(words - known)), 200)
+        found.append(f"{model.name} was trained on a small world and cannot know: {unknown}.")
+    for name, text in (("prompt", timeline.prompt), ("negative prompt", timeline.negative)):
+        if tokenizer is not None and (lost := tokenizer.lost(text)):
+            found.append(
+                f"The {name} is longer than the {model.text.max_length} tokens that {model.name} "
+                f"reads; its end is left out: {shorten(lost, 80)}"
+            )
+    return found

@@ -1,0 +1,196 @@
+"""The three networks of a loaded model, each stage a jitted function that can be called alone."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from vjax import models, sampler, weights
+from vjax.config import DiTConfig
+from vjax.sampler import Condition
+from vjax.timeline import RequestError
+
+# --- One jitted function per job. Configs are static, everything else is an array. ---------------
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _embed(config, params, ids, mask):
+    return models.bind(config, params)(ids, mask)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="past")
+def _encode(config, params, video, past):
+    vae = models.bind(config, params)
+    latents, past = vae.encode_next(video, past)
+    return vae.normalise(latents), past
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="past")
+def _decode(config, params, latents, past, dtype):
+    vae = models.bind(config, params)
+    return vae.decode_next(vae.denormalise(latents), past, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _velocity(config, params, z, t, text, positions):
+    return models.bind(config, params)(z, t, text, positions=positions)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _noise(seeds, window, shape):
+    # A video's noise depends on its seed and window alone, not on its place in a batch.
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), window))(seeds)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys), keys
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _start(condition, noise, t, keys, solver):
+    return sampler.start(condition, noise, t, solver=solver, keys=keys)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "solver", "guided", "dtype"), donate_argnames=("state",)
+)
+def _advance(
+    config: DiTConfig, params, condition, state, times, begin, end, solver, guidance, guided, dtype
+):
+    dit = models.bind(config, params)
+
+    def velocity(latents, t, text, positions, anchors, anchor_positions):
+        # Times and positions stay float32: bfloat16 takes t = 0.9985 for 1.
+        return dit(
+            latents.astype(dtype),
+            t,
+            text.astype(dtype),
+            positions=positions,
+            anchors=anchors.astype(dtype),
+            anchor_positions=anchor_positions,
+        )
+
+    return sampler.advance(
+        velocity,
+        condition,
+        state,
+        times,
+        begin,
+        end,
+        solver=solver,
+        guidance=guidance if guided else 1,
+    )
+
+
+class Stages:
+    """Texts to embeddings, pixels to latents, noise to latents, latents to pixels.
+
+    Args:
+        dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
+            bfloat16 on accelerators, float32 on CPU. The VAE, times, noise and latents between
+            steps are float32: a frame has more levels than bfloat16 has digits.
+
+    Raises:
+        BundleError: a part is missing, or holds numbers that are none.
+    """
+
+    def __init__(self, bundle: weights.Bundle, dtype: str | None = None):
+        self.config, self.tokenizer = bundle.config, bundle.tokenizer
+        for network in weights.NETWORKS:
+            if network not in bundle.params:
+                raise weights.BundleError(
+                    f"{self.config.name} has no {network}, so it cannot make videos on its own."
+                )
+        _check_numbers(self.config.name, bundle.params)
+        if dtype is None:
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        if dtype not in ("float32", "bfloat16"):
+            raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
+        self.dtype = jnp.dtype(dtype)
+        kept = dict.fromkeys(("dit", "text"), self.dtype) | {"vae": jnp.dtype("float32")}
+        self.params = jax.device_put(
+            {
+                network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
+                for network, params in bundle.params.items()
+            }
+        )
+
+    def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
+        """Text embeddings, zero after the end of each text."""
+        ids, mask = self.tokenizer(prompts)
+        return _embed(self.config.text, self.params["text"], ids, mask)
+
+    def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:
+        """Video in [-1, 1] to normalised latents, one after another."""
+        ratio, past, latents = self.config.vae.temporal_ratio, None, []
+        for start in (0, *range(1, video.shape[1], ratio)):
+            chunk = jnp.asarray(video[:, start : start + (ratio if start else 1)], jnp.float32)
+            z, past = _encode(self.config.vae, self.params["vae"], chunk, past)
+            latents.append(z)
+        return jnp.concatenate(latents, axis=1)
+
+    def decode(self, z: Float[Array | np.ndarray, "B t h w C"]) -> Float[Array, "B T H W 3"]:
+        """Normalised latents to video in [-1, 1], not clipped, one after another."""
+        past, frames = None, []
+        for i in range(z.shape[1]):
+            latents = jnp.asarray(z[:, i : i + 1], jnp.float32)
+            chunk, past = _decode(self.config.vae, self.params["vae"], latents, past, None)
+            frames.append(chunk)
+        return jnp.concatenate(frames, axis=1)
+
+    def velocity(
+        self,
+        z: Float[Array, "B t h w C"],
+        t: Float[Array, " B"] | Float[Array, "B t"] | Float[Array, "B t h w"],
+        text: Float[Array, "B S D"],
+    ) -> Float[Array, "B t h w C"]:
+        """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
+        positions = jnp.arange(z.shape[1], dtype=jnp.float32)
+        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions)
+
+    def noise(
+        self, seeds: Sequence[int], window: int, shape: tuple[int, ...]
+    ) -> tuple[Float[Array, "B t h w C"], Key[Array, " B"]]:
+        """What a window of videos starts from, and their keys for noise on the way."""
+        return _noise(np.asarray(seeds, np.uint32), np.uint32(window), shape)
+
+    def start(self, condition: Condition, noise: Float[Array, "B t h w C"], keys, method) -> Any:
+        """The solver's state before the first step, see `sampler.start`."""
+        return _start(condition, noise, method.times[0], keys, method.solver)
+
+    def advance(self, condition: Condition, state: Any, begin, end, method) -> Any:
+        """The state after steps `begin` to `end` - 1, see `sampler.advance`; donates the state."""
+        return _advance(
+            self.config.dit,
+            self.params["dit"],
+            condition,
+            state,
+            method.times,
+            begin,
+            end,
+            method.solver,
+            jnp.float32(method.config.guidance),
+            method.config.guidance != 1,
+            self.dtype,
+        )
+
+    def decode_next(
+        self, latents: Float[np.ndarray, "B 1 h w C"], past: Any
+    ) -> tuple[UInt8[Array, "B T H W 3"], Any]:
+        """The frames of the next latent, and what those after it need; donates the past."""
+        return _decode(self.config.vae, self.params["vae"], latents, past, jnp.uint8)
+
+    def encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "t h w C"]:
+        """Frames to normalised latents, on the host."""
+        return np.asarray(self.encode(frames[None] / np.float32(127.5) - 1))[0]
+
+
+def _check_numbers(name: str, params: dict[str, Any]) -> None:
+    for network, tree in params.items():
+        for key, leaf in weights.flatten(tree).items():
+            if not np.isfinite(np.asarray(leaf, np.float32)).all():
+                raise weights.BundleError(
+                    f"{name} holds numbers that are none (NaN or infinity) in {network}: {key}. "
+                    "Download or train it again."
+                )
