@@ -20,8 +20,8 @@ from vjax.sampler import Condition
 
 def per_patch(
     strength: Float[Array | np.ndarray, "*B t h w 1"], patch: tuple[int, int, int]
-) -> Float[Array | np.ndarray, "*B t h w 1"]:
-    """The strength of latents where each counts as the weakest of its patch.
+) -> Any:
+    """The strength of latents, in the same shape, where each counts as the weakest of its patch.
 
     The network sees a patch as one token, and a token has one time.
     """
@@ -40,7 +40,7 @@ def of_pixels(
         side = model.vae.spatial_ratio
         strength = reduce(strength, "t (h p) (w q) c -> t h w c", "min", p=side, q=side)
     rest = reduce(strength[1:], "(t r) h w c -> t h w c", "min", r=model.vae.temporal_ratio)
-    return np.asarray(per_patch(np.concatenate([strength[:1], rest]), model.dit.patch))
+    return per_patch(np.concatenate([strength[:1], rest]), model.dit.patch)
 
 
 def anchors(

@@ -113,9 +113,7 @@ class DiTTask(Task):
             source += level * jax.random.normal(noise_key, clean.shape)
         return clean, Condition(
             source=source,
-            strength=conditioning.per_patch(
-                known[..., None].astype(jnp.float32), model.dit.patch
-            ),
+            strength=conditioning.per_patch(known[..., None].astype(jnp.float32), model.dit.patch),
             anchors=anchors,
             positions=repeat(
                 bucket.lead + jnp.arange(frames, dtype=jnp.float32), "t -> b t", b=count
