@@ -133,10 +133,10 @@ class DiTTask(Task):
         )
         for prompt in self.config.sample_prompts:
             try:
-                pipe.check(timeline.Timeline(prompt))
+                plan, _ = pipe.check(timeline.Timeline(prompt))
             except timeline.RequestError as error:
                 raise ConfigError(f"sample_prompts has {prompt!r}: {error}") from error
-            for warning in pipe.warnings(timeline.Timeline(prompt)):
+            for warning in plan.warnings:
                 log.warning("sample_prompts has %r: %s", prompt, warning)
 
     def preview(self, bundle: Bundle):
