@@ -1,17 +1,23 @@
 """The command line: every verb on real files, files that can be made again, and bad input."""
 
+import dataclasses
+import errno
+import hashlib
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 
-from vjax import sample, weights
+from vjax import pipeline, sample, weights
 from vjax import video as media
 
 PROMPT = ["--prompt", "a red circle moves right"]
@@ -58,18 +64,18 @@ def succeed(capsys, *arguments) -> list[pathlib.Path]:
 # --- Verbs and kinds of files --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "gif", "webp"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv", ".gif", ".webp", ""])
 def test_words_become_a_video(suffix, bundle, here, capsys):
-    (path,) = succeed(capsys, "--model", bundle, *PROMPT, "--frames", 5, "--out", f"out.{suffix}")
+    (path,) = succeed(capsys, "--model", bundle, *PROMPT, "--frames", 5, "--out", f"out{suffix}")
     clip = media.read(path)
     assert clip.frames.shape == (5, 32, 32, 3)
     assert clip.fps == pytest.approx(8, rel=0.05)
-    assert [file.name for file in here.iterdir()] == [f"out.{suffix}"]
+    assert [file.name for file in here.iterdir()] == [f"out{suffix}"]
 
 
-def test_one_frame_is_a_picture_and_files_are_named_after_the_prompt(bundle, here, capsys):
+def test_one_frame_is_a_picture_and_files_are_named_after_what_was_made(bundle, here, capsys):
     (path,) = succeed(capsys, "--model", bundle, *PROMPT, "--frames", 1, "--seed", 4)
-    assert path.name == "a-red-circle-moves-right-4.png"
+    assert path.name == "text-a-red-circle-moves-right-frames-1-4.png"
     with Image.open(path) as image:
         assert image.size == (32, 32)
 
@@ -99,7 +105,7 @@ def test_extend_adds_seconds_before_or_after(bundle, here, inputs, capsys):
 
 def test_infill_keeps_the_ranges(bundle, here, inputs, capsys):
     given = media.read(inputs / "nine.gif").frames
-    keep = ["--keep", "0:3", "--keep=-2:9"]
+    keep = ["--keep", "0:3", "--keep", "-2:9"]
     arguments = ["infill", inputs / "nine.gif", "--model", bundle, *PROMPT, *keep]
     (path,) = succeed(capsys, *arguments, "--out", "out.webp")
     made = media.read(path).frames
@@ -108,44 +114,253 @@ def test_infill_keeps_the_ranges(bundle, here, inputs, capsys):
     assert (made[3:7] != given[3:7]).any(axis=(1, 2, 3)).all()
 
 
+def test_a_folder_of_pictures_is_a_video(bundle, here, capsys):
+    media.write("in", tiny.clip(5), 8)
+    common = ["extend", "in/", "--model", bundle, *PROMPT, "--frames", 9]
+    (path,) = succeed(capsys, *common, "--out", "out/")
+    made = media.read(path)
+    np.testing.assert_array_equal(made.frames[:5], tiny.clip(5))
+    assert (len(made.frames), made.fps) == (9, 8)
+    code, _, err = run(capsys, *common, "--out", "in", "--overwrite")
+    assert code == 2
+    assert "is an input" in err[0]
+
+
+def test_sound_stays_under_the_frames_that_are_kept(bundle, here, capsys):
+    tone = np.rint(9000 * np.sin(np.arange(8000) * 0.3)).astype(np.int16)[:, None]
+    media.write("in.mkv", tiny.clip(8), 8, sound=media.Sound(tone, 8000))
+    arguments = ["extend", "in.mkv", "--model", bundle, *PROMPT, "--seconds", 1]
+    code, _, err = run(capsys, *arguments, "--before", "--out", "out.mkv")
+    assert code == 0, err
+    assert any("sound stays" in line for line in err)
+    heard = media.read("out.mkv").sound
+    assert heard.seconds == pytest.approx(2, abs=0.02)
+    assert not heard.samples[:7900].any()
+    np.testing.assert_array_equal(heard.samples[8100:15900], tone[100:7900])
+    code, _, err = run(capsys, *arguments, "--out", "out.gif")
+    assert code == 0
+    assert any("no sound" in line for line in err)
+
+
+# --- What the command line says ------------------------------------------------------------------
+
+
 def test_options_may_stand_before_or_after_the_verb():
-    after = sample._settings(["animate", "i.png", *PROMPT, "--seed", "3", "--frames", "5"])
-    before = sample._settings([*PROMPT, "--seed", "3", "--frames", "5", "animate", "i.png"])
-    mixed = sample._settings(["--seed", "3", *PROMPT, "animate", "i.png", "--frames", "5"])
-    assert before == after == mixed
-    assert (after["verb"], after["seed"], after["frames"]) == ("animate", 3, 5)
+    after = sample.parse(["animate", "i.png", *PROMPT, "--seed", "3", "--frames", "5"])
+    before = sample.parse([*PROMPT, "--seed", "3", "--frames", "5", "animate", "i.png"])
+    mixed = sample.parse(["--seed=3", *PROMPT, "animate", "--frames", "5", "--", "i.png"])
+    for order in (after, before, mixed):
+        assert dataclasses.replace(order, requests=()) == sample.Order(
+            requests=(), sampling={}, seed=3
+        )
+        (request,) = order.requests
+        assert (request.verb, request.image, request.frames) == ("animate", "i.png", 5)
+
+
+def test_the_word_after_an_option_is_its_value_whatever_it_begins_with():
+    order = sample.parse(
+        [
+            "infill",
+            "i.mp4",
+            "--keep",
+            "-4:-1",
+            "--prompt",
+            "-red",
+            "--negative",
+            "--x",
+            "--shift",
+            "2",
+        ]
+    )
+    (request,) = order.requests
+    assert (request.keep, request.prompt, request.negative) == (((-4, -1),), "-red", "--x")
+    assert order.sampling == {"shift": 2.0}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["?!…", "دائرة حمراء تتحرك", "🔴➡️👩‍👩‍👧", "a red\ncircle\x1b[2J", "赤い円" * 90, "-", "नमस्ते"],
+)
+def test_any_text_is_a_prompt(prompt, bundle, here, capsys):
+    arguments = ["--model", bundle, "--prompt", prompt, "--frames", 1, "--steps", 1]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert len(out) == 1
+    assert len(out[0].encode()) <= 120
+    assert (len(prompt.encode()) > 31) == any("longer than" in line for line in err)
+    assert not any("\x1b" in line for line in err)
+    assert media.read_metadata(out[0])["request"]["prompt"] == prompt
+    again = succeed(capsys, "--like", out[0], "--model", bundle)
+    assert str(again[0]) == out[0].removesuffix(".png") + "-2.png"
+
+
+def test_prompts_of_a_file_are_made_by_one_model(bundle, here, capsys, monkeypatch):
+    loads = []
+    load = pipeline.load
+    monkeypatch.setattr(pipeline, "load", lambda *given: loads.append(given) or load(*given))
+    (here / "prompts.txt").write_bytes("a red circle\r\n\n  a blue circle \n".encode("utf-8-sig"))
+    arguments = ["--model", bundle, "--prompts", "prompts.txt", "--variations", 2, "--frames", 1]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert out == [
+        f"text-a-{colour}-circle-frames-1-{seed}.png"
+        for colour in ("red", "blue")
+        for seed in (0, 1)
+    ]
+    assert err[-1].startswith("4 of 4: ")
+    assert len(loads) == 1
+    (alone,) = succeed(capsys, "--like", out[3], "--model", bundle)
+    assert alone.read_bytes() == (here / out[3]).read_bytes()
+    assert str(alone) == "text-a-blue-circle-frames-1-1-2.png"
+
+
+def test_what_changes_nothing_or_gets_lost_is_noted(bundle, here, capsys):
+    arguments = ["--model", bundle, *PROMPT, "--frames", 1, "--out", "o.png"]
+    arguments += ["--guidance", 1, "--negative", "blue " * 20, "--quality", 50]
+    code, _, err = run(capsys, *arguments)
+    assert code == 0
+    for words in ("guidance of 1", "negative prompt is longer", "quality of 50 changes nothing"):
+        assert any(line.startswith("note: ") and words in line for line in err), words
+
+
+# --- Files are new and whole ---------------------------------------------------------------------
+
+
+def test_nothing_is_written_over_without_being_asked(bundle, here, capsys):
+    arguments = ["--model", bundle, *PROMPT, "--frames", 1, "--steps", 1]
+    first, second, third = (succeed(capsys, *arguments)[0] for _ in range(3))
+    assert [path.stem[-4:] for path in (second, third)] == ["-0-2", "-0-3"]
+    before = first.read_bytes()
+    code, out, err = run(capsys, *arguments, "--seed", 5, "--out", first)
+    assert (code, out) == (2, [])
+    assert "exists and is kept" in err[-1]
+    assert first.read_bytes() == before
+    succeed(capsys, *arguments, "--seed", 5, "--out", first, "--overwrite")
+    assert first.read_bytes() != before
+
+
+def test_an_input_is_never_written_over(bundle, here, capsys):
+    clip = here / "extend-a-red-circle-moves-right-0.mp4"  # what extend would name its result
+    media.write(clip, tiny.clip(5), 8)
+    before = clip.read_bytes()
+    (here / "link.mp4").symlink_to(clip.name)
+    os.link(clip, here / "same.mp4")
+    arguments = ["extend", clip.name, "--model", bundle, *PROMPT]
+    for other in (clip.name, f"../work/{clip.name}", clip, "link.mp4", "same.mp4"):
+        code, out, err = run(capsys, *arguments, "--out", other, "--overwrite")
+        assert (code, out) == (2, [])
+        assert "is an input" in err[-1]
+    (made,) = succeed(capsys, *arguments)
+    assert made.name == "extend-a-red-circle-moves-right-0-2.mp4"
+    code, _, err = run(capsys, "--like", made, "--model", bundle, "--out", made, "--overwrite")
+    assert code == 2
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; 1 of 3 files are finished"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "No space left .*1 of 3 files"),
+        (MemoryError(), 1, "not enough memory.*1 of 3"),
+    ],
+    ids=["interrupted", "disk full", "memory full"],
+)
+def test_what_is_finished_is_kept_and_listed(
+    failure, expected, words, bundle, here, capsys, monkeypatch
+):
+    stream = pipeline.Pipeline.stream
+
+    def failing(self, timeline, *, seed, **options):
+        for frames in stream(self, timeline, seed=seed, **options):
+            if seed == 1:
+                raise failure
+            yield frames
+
+    monkeypatch.setattr(pipeline.Pipeline, "stream", failing)
+    arguments = ["--model", bundle, *PROMPT, "--frames", 5, "--variations", 3, "--out", "o.gif"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (expected, ["o-0.gif"])
+    assert re.search(words, err[-1])
+    assert os.listdir(here) == ["o-0.gif"]
+    assert len(media.read("o-0.gif").frames) == 5
 
 
 # --- Making a file again -------------------------------------------------------------------------
 
 
-def test_like_makes_a_file_again_and_takes_changes(bundle, here, inputs, capsys, monkeypatch):
-    model = os.path.relpath(bundle)
-    made = ["infill", os.path.relpath(inputs / "nine.gif"), "--model", model, *PROMPT]
-    made += ["--keep", "0:3", "--keep=-2:9", "--seed", 2, "--guidance", 1.5, "--out", "one.mp4"]
-    succeed(capsys, *made)
-    (here / "elsewhere").mkdir()
-    monkeypatch.chdir(here / "elsewhere")
-    succeed(capsys, "--like", "../one.mp4", "--out", "again.mp4")
-    succeed(capsys, "--like", "../one.mp4", "--seed", 7, "--out", "other.mp4")
-    one, again, other = (media.read(f).frames for f in ("../one.mp4", "again.mp4", "other.mp4"))
-    np.testing.assert_array_equal(again, one)
-    assert not np.array_equal(other, one)
-    old, new = media.read_metadata("../one.mp4"), media.read_metadata("other.mp4")
+@pytest.mark.parametrize("suffix", ["mp4", "webp"])
+def test_like_makes_a_file_of_a_batch_again_byte_for_byte(suffix, bundle, here, capsys):
+    media.write("nine.gif", tiny.clip(9), 8)
+    made = ["infill", "nine.gif", "--model", bundle, *PROMPT, "--keep", "0:3", "--keep", "-2:9"]
+    made += ["--variations", 2, "--seed", 2, "--guidance", 1.5, "--shift", 2, "--quality", 60]
+    one, two = succeed(capsys, *made, "--out", f"o.{suffix}")
+    assert one.read_bytes() != two.read_bytes()
+    (again,) = succeed(capsys, "--like", two, "--model", bundle, "--out", f"again.{suffix}")
+    assert again.read_bytes() == two.read_bytes()
+    (other,) = succeed(
+        capsys, "--like", two, "--model", bundle, "--seed", 7, "--out", f"other.{suffix}"
+    )
+    old, new = media.read_metadata(two), media.read_metadata(other)
     assert {**old, "seed": 7} == new
-    assert old["guidance"] == 1.5
+    assert (old["guidance"], old["shift"], old["quality"], old["seed"]) == (1.5, 2, 60, 3)
     assert old["steps"] == tiny.MODEL.sampler.steps
 
 
-def test_variations_are_files_of_their_own(bundle, here, capsys):
-    arguments = ["--model", bundle, *PROMPT, "--frames", 5]
-    paths = succeed(capsys, *arguments, "--variations", 2, "--seed", 5, "--out", "o.webp")
-    assert [str(path) for path in paths] == ["o-0.webp", "o-1.webp"]
-    assert media.read_metadata(paths[1])["seed"] == 6
-    (again,) = succeed(capsys, "--like", paths[1], "--out", "again.webp")
-    difference = media.read(paths[1]).frames.astype(int) - media.read(again).frames
-    assert np.abs(difference).max() <= 1
-    assert not np.array_equal(media.read(paths[0]).frames, media.read(paths[1]).frames)
+def test_a_file_names_what_it_was_made_from_without_its_place(bundle, here, capsys, monkeypatch):
+    (here / "there").mkdir()
+    media.write("there/five.mp4", tiny.clip(5), 8)
+    made = ["extend", here / "there" / "five.mp4", "--model", bundle, *PROMPT, "--frames", 7]
+    succeed(capsys, *made, "--out", "there/made.mp4")
+    stored = json.dumps(media.read_metadata("there/made.mp4"))
+    assert str(here) not in stored
+    assert bundle not in stored
+    assert hashlib.sha256((here / "there/five.mp4").read_bytes()).hexdigest() in stored
+
+    def again(*more):
+        arguments = ["--like", "there/made.mp4", *more, "--out", "again.mp4", "--overwrite"]
+        return run(capsys, *arguments)
+
+    assert again("--model", bundle)[0] == 0  # the input is beside the file
+    os.rename("there/five.mp4", "five.mp4")
+    assert again("--model", bundle)[0] == 0  # it is here
+    code, _, err = again()
+    assert code == 2
+    assert "made by the model tiny, which is not here" in err[0]
+    shutil.copytree(bundle, "tiny")
+    assert again()[0] == 0  # so is the model
+    media.write("there/five.mp4", tiny.clip(5, seed=1), 8)
+    os.rename("five.mp4", "six.mp4")
+    code, _, err = again()
+    assert code == 2
+    assert "another five.mp4" in err[0]
+    code, _, err = again("extend", "six.mp4")
+    assert code == 0, err  # it may always be named
+    os.remove("there/five.mp4")
+    assert "neither beside it nor" in again()[2][0]
+
+
+def test_another_verb_takes_over_what_it_asks_for_too(bundle, here, inputs, capsys):
+    arguments = ["--model", bundle, *PROMPT, "--frames", 5, "--size", "48x32", "--seed", 6]
+    (made,) = succeed(capsys, *arguments)
+    order = sample.parse(["--like", str(made), "extend", "i.mp4"])
+    (request,) = order.requests
+    assert (request.prompt, request.size, request.frames) == (PROMPT[1], (48, 32), None)
+    assert order.seed == 6
+    order = sample.parse(["--like", str(made), "animate", "i.png"])
+    assert order.requests[0].frames == 5
+    order = sample.parse(["--like", str(made), "--seconds", "2"])
+    assert (order.requests[0].frames, order.requests[0].seconds) == (None, 2)
+
+
+def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
+    arguments = ["--model", bundle, *PROMPT, "--frames", 1, "--out", "o.png"]
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "__version__", "0.0.1")
+        succeed(capsys, *arguments)
+    code, _, err = run(capsys, "--like", "o.png", "--model", bundle, "--dtype", "bfloat16")
+    assert code == 0
+    assert any("jax 0.0.1" in line and "dtype float32" in line for line in err)
 
 
 # --- Bad input -----------------------------------------------------------------------------------
@@ -161,26 +376,50 @@ def test_variations_are_files_of_their_own(bundle, here, capsys):
         (["extend", "{inputs}/text.mp4", *PROMPT], "not a video"),
         (["extend", "{inputs}/zero.mp4", *PROMPT], "zero bytes"),
         (["extend", "{inputs}/five.mp4", *PROMPT, "--seconds", "-1"], "positive"),
-        (["extend", "{inputs}/five.mp4", *PROMPT, "--frames", "5"], "takes --seconds"),
+        (["extend", "{inputs}/five.mp4", *PROMPT, "--frames", "3"], "no room"),
+        (["extend", "{inputs}/five.mp4", *PROMPT, "--keep", "0:1"], "an option of infill"),
+        (["extend", *PROMPT], "extend needs video"),
+        (["extend", "a.mp4", "b.mp4", *PROMPT], "no place for 'b.mp4'"),
+        (["a", "red", "circle"], "no verb 'a'"),
         (["infill", "{inputs}/five.mp4", *PROMPT], "at least one range"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "0:7"], "frames 0 to 5"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "some"], "START:END"),
-        (["infill", "{inputs}/five.mp4", *PROMPT, "--seconds", "1"], "keeps the length"),
+        (["infill", "{inputs}/five.mp4", *PROMPT, "--seconds", "1"], "infill has no --seconds"),
         ([*PROMPT, "--size", "30x30"], "nearest is 32x32"),
         ([*PROMPT, "--size", "big"], "width x height"),
         ([*PROMPT, "--frames", "0"], "at least 1 frame"),
-        ([*PROMPT, "--seconds", "nan"], "no number"),
+        ([*PROMPT, "--seconds", "nan"], "must be a number"),
         ([*PROMPT, "--frames", "5", "--seconds", "1"], "not both"),
         ([*PROMPT, "--steps", "0"], "at least 1 step"),
-        ([*PROMPT, "--seed", "-3"], "seed is a whole number"),
+        ([*PROMPT, "--seed", "-1"], "seed is a whole number"),
+        ([*PROMPT, "--seed", str(2**32)], "seed is a whole number"),
+        ([*PROMPT, "--seed", str(2**32 - 1), "--variations", "2"], "seed is a whole number"),
+        ([*PROMPT, "--seed", str(2**64)], "seed is a whole number"),
+        ([*PROMPT, "--seed", "9" * 5000], "no whole number"),
+        ([*PROMPT, "--guidance", "inf"], "Guidance is a number"),
+        ([*PROMPT, "--shift", "0"], "Shift is a number above 0"),
+        ([*PROMPT, "--dtype", "int4"], "float32 or bfloat16"),
+        ([*PROMPT, "--quality", "101"], "1 to 100"),
+        ([*PROMPT, "--fps", "60", "--out", "x.gif"], "at most 50 frames a second"),
+        ([*PROMPT, "--prompts", "{inputs}/zero.mp4"], "not both"),
+        (["--prompts", "{inputs}/zero.mp4"], "holds no prompt"),
+        (["--prompts", "{inputs}/five.mp4"], "no text in UTF-8"),
+        (["--prompts", "none.txt"], "No such file"),
+        (["--prompt"], "--prompt needs a value"),
+        (["--prompt", "--seed", "3"], "--prompt needs a value"),
+        (["--prompt", os.fsdecode(b"caf\xe9")], "no text in UTF-8"),
+        (["--like"], "--like needs a value"),
         ([*PROMPT, "--solver", "magic"], "euler, heun, unipc"),
         ([*PROMPT, "--variations", "0"], "At least 1 variation"),
         ([*PROMPT, "--model", "nothing"], "Unknown model 'nothing'"),
         ([*PROMPT, "--out", "missing/out.mp4"], "missing does not exist"),
         ([*PROMPT, "--out", "out.avi"], r"\.mp4, \.webm"),
-        ([*PROMPT, "--out", "out.png"], "A png holds one frame"),
+        ([*PROMPT, "--out", "out.png"], "png holds one frame"),
         ([*PROMPT, "--like", "{inputs}/five.mp4"], "no vjax settings"),
         ([*PROMPT, "--sede", "3"], "no option --sede: did you mean --seed"),
+        ([*PROMPT, "--var", "3"], "did you mean --variations"),
+        ([*PROMPT, "-s", "3"], "no option -s"),
+        ([*PROMPT, "--overwrite=yes"], "--overwrite"),
         ([*PROMPT, "--seed", "three"], "--seed"),
         (["remix", *PROMPT], "remix"),
     ],
@@ -191,7 +430,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     def computed(*_, **__):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr("vjax.pipeline.Pipeline.__call__", computed)
+    monkeypatch.setattr("vjax.pipeline.Pipeline.stream", computed)
     (inputs / "text.mp4").write_text("not a video at all\n" * 20)
     (inputs / "zero.mp4").write_bytes(b"")
     arguments = [argument.format(inputs=inputs) for argument in arguments]
@@ -224,7 +463,7 @@ def test_an_interrupted_run_writes_nothing(bundle, here, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vjax.pipeline.Pipeline.__call__", interrupted)
+    monkeypatch.setattr("vjax.pipeline.Pipeline.stream", interrupted)
     code, out, err = run(capsys, "--model", bundle, *PROMPT)
     assert (code, out) == (130, [])
     assert len(err) == 1
@@ -249,7 +488,7 @@ def test_the_command_helps_and_runs(bundle, here):
     made = call(*PROMPT, "--frames", "1", "--model", bundle, "--out", "out.png")
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1] == "out.png"
-    assert media.read_metadata("out.png")["prompt"] == PROMPT[1]
+    assert media.read_metadata("out.png")["request"]["prompt"] == PROMPT[1]
     wrong = call(*PROMPT, "--frames", "0", "--model", bundle)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("vjax.sample: A video has at least 1 frame")

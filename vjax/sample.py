@@ -1,294 +1,317 @@
-"""Makes a video from the command line: `python -m vjax.sample --prompt "a red circle moves right"`.
+"""Makes videos from the command line: `python -m vjax.sample --prompt "a red circle moves right"`.
 
-The last line on stdout is the path of the file. Its metadata hold the settings that made it, and
-`--like FILE` makes it again.
+Each file is a line on stdout as soon as it is whole. Its metadata hold the settings that made it,
+and `--like FILE` makes it again.
 """
 
 import argparse
+import dataclasses
 import difflib
-import math
-import os
+import io
 import pathlib
+import signal
 import sys
 import textwrap
 import time
 import warnings
 from typing import Any
 
-DEFAULTS = {"model": "default", "seed": 0, "variations": 1}
-STORED = (
-    "verb",
-    "input",
-    "prompt",
-    "negative",
-    "size",
-    "frames",
-    "seconds",
-    "fps",
-    "before",
-    "keep",
-    "seed",
-    "steps",
-    "guidance",
-    "solver",
-    "variations",
-    "model",
-)
-OPTIONS = ("help", "out", "like", *STORED[2:])
-EXAMPLES = """\
+from vjax import verbs
+from vjax.order import SAMPLING, Order
+from vjax.timeline import RequestError
+from vjax.verbs import Option, Request
+
+PROGRAM = "python -m vjax.sample"
+EXAMPLES = f"""\
 examples:
-  python -m vjax.sample --prompt "a red circle moves right on a black background"
-  python -m vjax.sample animate photo.png --prompt "a blue star spins at night"
-  python -m vjax.sample extend clip.mp4 --seconds 2 --prompt "a red circle moves right"
-  python -m vjax.sample infill clip.mp4 --keep 0:5 --keep 28:33 --prompt "a red circle moves right"
-  python -m vjax.sample --like out.mp4 --seed 7 --out other.mp4
+  {PROGRAM} --prompt "a red circle moves right on a black background"
+  {PROGRAM} animate photo.png --prompt "a blue star spins at night"
+  {PROGRAM} extend clip.mp4 --seconds 2 --prompt "a red circle moves right"
+  {PROGRAM} infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"
+  {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
+  {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
 """
+# What every verb takes on the command line beside its own fields.
+OPTIONS = {
+    "prompts": Option("instead of --prompt: a video for each line of FILE", "FILE"),
+    "variations": Option("so many of each, with seeds N, N+1, …", "K", int),
+    "seed": Option("decides what is left open (0)", "N", int),
+    "steps": Option("sampling steps; default: the model's, as for the next three", "N", int),
+    "guidance": Option("how closely to follow the prompt; 1 ignores --negative", "G", float),
+    "solver": Option("euler, heun, unipc or stochastic", "NAME"),
+    "shift": Option("above 1, more of the steps go to what is coarse", "S", float),
+    "model": Option("one that ships in the package, or its directory", "NAME|DIR"),
+    "dtype": Option("float32 or bfloat16; default: as fits the machine", "TYPE"),
+    "out": Option(
+        "mp4, webm, gif, webp; without loss: mkv, png (one frame), or a folder of png; default: "
+        "a new name that says what was made",
+        "FILE",
+    ),
+    "quality": Option("1 to 100, for mp4, webm and webp; default: high", "Q", int),
+    "like": Option("make FILE again, except for what is given here", "FILE"),
+}
+FLAGS = {"overwrite": Option("replace --out where it exists")}
 
 
-class UsageError(ValueError):
-    """A command line that cannot work."""
+# --- Parsing -------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise UsageError(message)
+        raise RequestError(f"{message}.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    what = common.add_argument_group("what to make")
-    what.add_argument("--prompt", help="what the video should show")
-    what.add_argument("--negative", help="what it should not show")
-    what.add_argument("--size", metavar="WxH", type=_size, help="such as 128x80; default: native")
-    what.add_argument("--frames", metavar="N", type=int, help="length in frames")
-    what.add_argument("--seconds", metavar="S", type=_number, help="length in seconds")
-    what.add_argument("--fps", metavar="F", type=_number, help="frame rate; default: native")
-    what.add_argument("--variations", metavar="K", type=int, help="this many, with seeds N, N+1, …")
-    how = common.add_argument_group("how to make it")
-    how.add_argument("--model", metavar="NAME|DIR", help="a shipped model or a bundle's directory")
-    how.add_argument("--seed", metavar="N", type=int, help="decides what is left open (0)")
-    how.add_argument("--steps", metavar="N", type=int, help="sampling steps")
-    how.add_argument(
-        "--guidance", metavar="G", type=_number, help="how closely to follow the prompt"
-    )
-    how.add_argument("--solver", help="euler, heun, unipc or stochastic")
-    common.add_argument("--out", metavar="FILE", help="mp4, webm, gif, webp, or png for one frame")
-    common.add_argument("--like", metavar="FILE", help="repeat FILE, except for what is given here")
-
+def _parser(kind: type[Request]) -> _Parser:
+    """The options of a verb; the words between them are taken out before."""
+    positional = [o.metavar for o in verbs.options(kind).values() if o.positional]
+    usage = " ".join([PROGRAM, *([kind.verb, *positional] if positional else ["[VERB]"])])
     parser = _Parser(
-        prog="python -m vjax.sample",
-        description="Makes a video from words, an image or a video.",
-        epilog=EXAMPLES,
+        prog=PROGRAM,
+        usage=f"{usage} --prompt TEXT [options]",
+        description=kind.__doc__ if positional else "Makes videos from words, images and videos.",
+        epilog=f"{_verbs()}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="[animate | extend | infill]")
-    verb = verbs.add_parser("animate", parents=[common], help="a video that starts with an image")
-    verb.add_argument("input", metavar="IMAGE")
-    verb = verbs.add_parser("extend", parents=[common], help="more video after or before a video")
-    verb.add_argument("input", metavar="VIDEO")
-    verb.add_argument(
-        "--before", action="store_true", default=argparse.SUPPRESS, help="what came before"
-    )
-    verb = verbs.add_parser("infill", parents=[common], help="new frames between kept ones")
-    verb.add_argument("input", metavar="VIDEO")
-    verb.add_argument(
-        "--keep",
-        metavar="A:B",
-        type=_range,
-        action="append",
-        default=argparse.SUPPRESS,
-        help="keep frames A to B - 1; may be repeated",
-    )
+    what = parser.add_argument_group("what to make")
+    how = parser.add_argument_group("how to make it")
+    where = parser.add_argument_group("what to write")
+    fields = verbs.options(kind)
+    for name, option in sorted(fields.items(), key=lambda field: field[0] != "prompt"):
+        if option.positional:
+            continue
+        if verbs.is_flag(kind, name):
+            what.add_argument(
+                _dashed(name), help=option.help, action=argparse.BooleanOptionalAction
+            )
+        else:
+            _add(what, name, option, action="append" if verbs.repeats(kind, name) else "store")
+    for name, option in OPTIONS.items():
+        early, late = name in ("prompts", "variations"), name in ("out", "quality", "like")
+        _add(what if early else where if late else how, name, option)
+    for name, option in FLAGS.items():
+        where.add_argument(_dashed(name), help=option.help, action="store_true")
     return parser
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value
+def _add(group, name: str, option: Option, **more) -> None:
+    def parse(text: str) -> Any:
+        try:
+            return (option.parse or str)(text)
+        except RequestError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+        except ValueError as error:
+            kind = "whole number" if option.parse is int else "number"
+            raise argparse.ArgumentTypeError(f"{_short(text)!r} is no {kind}") from error
+
+    group.add_argument(_dashed(name), help=option.help, metavar=option.metavar, type=parse, **more)
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: write width x height, such as 96x96"
-        ) from None
-    return width, height
+def _verbs() -> str:
+    """The verbs, a line each, with the options that not all of them have."""
+    lines = [f"verbs, each with its own {PROGRAM} VERB --help:"]
+    everywhere = set.intersection(*(set(verbs.options(verbs.request_type(v))) for v in verbs.VERBS))
+    for verb in verbs.VERBS:
+        kind = verbs.request_type(verb)
+        options = verbs.options(kind)
+        call = " ".join([verb, *(o.metavar for o in options.values() if o.positional)])
+        own = [_dashed(n) for n, o in options.items() if n not in everywhere and not o.positional]
+        lines.append(f"  {call:<14} {kind.__doc__} ({', '.join(own)})")
+    return "\n".join([*lines, ""])
 
 
-def _range(text: str) -> tuple[int, int]:
-    try:
-        start, end = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no range of frames: write START:END, such as 0:5"
-        ) from None
-    return start, end
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-def _check_options(arguments: list[str]) -> None:
-    """Refuses an unknown option by its name; argparse would take its value for a verb."""
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if name[:2] == "--" and not any(f"--{option}".startswith(name) for option in OPTIONS):
-            near = difflib.get_close_matches(name[2:], OPTIONS, n=1)
-            hint = f"did you mean --{near[0]}?" if near else "see --help."
-            raise UsageError(f"There is no option {name}: {hint}")
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _settings(arguments: list[str]) -> dict[str, Any]:
-    """What to make: the stored settings of `--like`, then what the command line says."""
-    from vjax import video as media
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options, as --name=value, and the words between them.
 
-    _check_options(arguments)
-    given = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
-    like = given.pop("like", None)
-    if like is not None:
-        stored = media.read_metadata(like)
-        if not stored or "vjax" not in stored:
-            raise UsageError(f"{like} holds no vjax settings, so it cannot be made again.")
-        old = {k: v for k, v in stored.items() if k in STORED and v is not None}
-        if "frames" in given or "seconds" in given:
-            old = {k: v for k, v in old.items() if k not in ("frames", "seconds")}
-        given = {**old, **given}
-    settings = {**DEFAULTS, **given}
-    settings.setdefault("verb", "text")
-    if "prompt" not in settings:
-        raise UsageError('Say what to make: --prompt "a red circle moves right".')
-    return settings
-
-
-def _timeline(settings: dict[str, Any]):
-    from vjax import verbs
-
-    verb = settings["verb"]
-    if verb == "extend" and "frames" in settings:
-        raise UsageError("extend takes --seconds, the length of what is added, not --frames.")
-    if verb == "infill" and ("frames" in settings or "seconds" in settings):
-        raise UsageError("infill keeps the length of the video: leave out --frames and --seconds.")
-    kind = verbs.request_type(verb)
-    values = {name: settings[name] for name in verbs.options(kind) if name in settings}
-    if "input" in settings:
-        values["image" if verb == "animate" else "video"] = settings["input"]
-    return kind.read(values).timeline()
-
-
-def _output(settings: dict[str, Any], frames: int) -> pathlib.Path:
-    if "out" in settings:
-        return pathlib.Path(settings["out"])
-    words = "".join(c if c.isalnum() else " " for c in settings["prompt"].lower()).split()
-    name = "-".join(words)[:60].strip("-") or "video"
-    return pathlib.Path(f"{name}-{settings['seed']}.{'png' if frames == 1 else 'mp4'}")
-
-
-def _numbered(path: pathlib.Path, index: int, count: int) -> pathlib.Path:
-    return path if count == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")
-
-
-def run(arguments: list[str]) -> list[pathlib.Path]:
-    """Makes what the arguments say and returns the written files.
-
-    All that can be wrong with the request is found before anything is computed.
+    The word after an option is its value, whatever that begins with.
     """
-    settings = _settings(arguments)
-
-    import vjax
-    from vjax import runtime, weights
-    from vjax import video as media
-
-    runtime.set_up()
-    began = time.perf_counter()
-    if settings["verb"] != "text":
-        settings["input"] = os.path.abspath(settings["input"])
-    model = weights.find(settings["model"])
-    if model.parent != weights.ASSETS:
-        settings["model"] = os.path.abspath(model)
-    timeline = _timeline(settings)
-    pipe = vjax.load(settings["model"])
-    plan = pipe.plan(timeline)
-    count = settings["variations"]
-    pipe.check(
-        plan,
-        seed=settings["seed"],
-        steps=settings.get("steps"),
-        solver=settings.get("solver"),
-        variations=count,
-    )
-    out = _output(settings, plan.frames)
-    paths = [_numbered(out, i, count) for i in range(count)]
-    for path in paths:
-        media.check_writable(path, overwrite=True)
-    if out.suffix.lower() == ".png" and plan.frames > 1:
-        raise UsageError("A png holds one frame: add --frames 1, or choose mp4, gif or webp.")
-    for note in (*plan.notes, *plan.warnings):
-        print(f"note: {note}", file=sys.stderr)
-
-    videos = pipe(
-        plan,
-        seed=settings["seed"],
-        steps=settings.get("steps"),
-        guidance=settings.get("guidance"),
-        solver=settings.get("solver"),
-        variations=count,
-    )
-    sampler = pipe.config.sampler
-    used = {
-        **{name: getattr(sampler, name) for name in ("steps", "guidance", "solver")},
-        **{name: settings[name] for name in STORED if name in settings},
+    takes_value = {
+        "--help": False,
+        **{_dashed(name): name in OPTIONS for name in (*OPTIONS, *FLAGS)},
     }
-    for i, (path, frames) in enumerate(zip(paths, videos, strict=True)):
-        made = {"vjax": _version(), **used, "seed": settings["seed"] + i, "variations": 1}
-        media.write(path, frames, plan.fps, metadata=made, overwrite=True)
-    width, height = plan.size
-    print(
-        f"{plan.frames} frames of {width}x{height} at {plan.fps:g} fps in "
-        f"{time.perf_counter() - began:.1f} s",
-        file=sys.stderr,
-    )
-    return paths
+    for verb in verbs.VERBS:
+        for name, option in verbs.options(verbs.request_type(verb)).items():
+            flag = verbs.is_flag(verbs.request_type(verb), name)
+            if not option.positional:
+                takes_value[_dashed(name)] = not flag
+            if flag:
+                takes_value[_dashed(f"no_{name}")] = False
+    options: list[str] = []
+    words: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if argument == "--":
+            words += rest
+        elif argument in ("-h", "-?"):
+            options.append("--help")
+        elif not argument.startswith("-"):
+            words.append(argument)
+        elif name not in takes_value:
+            near = [n for n in takes_value if n.startswith(name) and len(name) > 3]
+            near = near or difflib.get_close_matches(name, takes_value, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see --help."
+            raise RequestError(f"There is no option {_short(name)}: {hint}")
+        elif takes_value[name] and not equals:
+            value = next(rest, None)
+            if value in (None, "--") or value.partition("=")[0] in takes_value:
+                raise RequestError(f"{name} needs a value: {name}=VALUE.")
+            options.append(f"{argument}={value}")
+        else:
+            options.append(argument)
+    return options, words
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+def parse(arguments: list[str]) -> Order:
+    """What a command line asks for.
 
+    Raises:
+        RequestError, MediaError: it cannot be understood, or a file that it names cannot be used.
+    """
+    from vjax import recipe as recipes
+
+    options, words = _split(arguments)
+    like = next((o.partition("=")[2] for o in options[::-1] if o.startswith("--like=")), None)
+    recipe = None if like is None or "--help" in options else recipes.read(like)
+    if words and (words[0] in verbs.VERBS or recipe is None):
+        kind = verbs.request_type(words.pop(0))
+    else:
+        kind = verbs.request_type(recipe.request["verb"] if recipe else "text")
+    _check_belongs(kind, options)
+    settings = vars(_parser(kind).parse_args(options))
+    fields = verbs.options(kind)
+    values = _places(kind, words) | {k: settings.pop(k) for k in fields if k in settings}
+    prompts = [values["prompt"]] if "prompt" in values else []
+    file = settings.pop("prompts", None)
+    if file is not None:
+        if prompts:
+            raise RequestError("Give either --prompt or --prompts, not both.")
+        prompts = _lines(file)
+        values["prompt"] = prompts[0]
+    if recipe is not None:
+        values |= recipes.carried(recipe, kind, values, like)
+        again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
+        settings = {**again, "recipe": recipe, **settings}
+    if "prompt" not in values:
+        raise RequestError('Say what to make: --prompt "a red circle moves right".')
+    first = kind.read(values)
+    requests = [first, *(dataclasses.replace(first, prompt=prompt) for prompt in prompts[1:])]
+    sampling = {name: settings.pop(name) for name in SAMPLING if name in settings}
+    reads = tuple(filter(None, [file, like]))
+    return Order(requests=tuple(requests), sampling=sampling, reads=reads, **settings)
+
+
+def _places(kind: type[Request], words: list[str]) -> dict[str, Any]:
+    places = [name for name, option in verbs.options(kind).items() if option.positional]
+    if len(words) > len(places):
+        wanted = {0: "no file", 1: "one file"}.get(len(places), f"{len(places)} files")
+        raise RequestError(
+            f"{kind.verb} takes {wanted}, so there is no place for {_short(words[-1])!r}: "
+            'put a prompt in quotes, --prompt "a red circle".'
+        )
+    return dict(zip(places, words, strict=False))
+
+
+def _check_belongs(kind: type[Request], options: list[str]) -> None:
+    """Raises RequestError for an option of another verb."""
+    for option in options:
+        name = option.partition("=")[0][2:].removeprefix("no-").replace("-", "_")
+        if name in ("help", *OPTIONS, *FLAGS, *verbs.options(kind)):
+            continue
+        others = [verb for verb in verbs.VERBS if name in verbs.options(verbs.request_type(verb))]
+        raise RequestError(
+            f"{kind.verb} has no {_dashed(name)}, which is an option of {' and '.join(others)}."
+        )
+
+
+def _lines(file: str) -> list[str]:
     try:
-        return version("vjax")
-    except PackageNotFoundError:  # run from a checkout
-        return "not installed"
+        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file} is no text in UTF-8.") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise RequestError(f"{file} holds no prompt: write one on each line.")
+    return prompts
+
+
+# --- Printing ------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: one line per problem, and no traceback for what the user can mend."""
+    """The command line: one line per problem, and no traceback for what the user can mend.
+
+    Returns:
+        0; 2 where nothing was begun, 1 where making failed, 130 after Ctrl-C. Files that were
+        finished by then are kept, and their paths are on stdout.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths leave as the very bytes that they are
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+    finished, total, failure = 0, 0, 2
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_as_note
-            paths = run(sys.argv[1:] if arguments is None else arguments)
+            warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
+            order = parse(sys.argv[1:] if arguments is None else arguments)
+            from vjax import making
+
+            work = making.prepare(order)
+            for note in work.notes:
+                _say(f"note: {note}")
+            total, failure, began = len(work.jobs), 1, time.perf_counter()
+            for writer in making.make(work):
+                finished += 1
+                width, height = writer.size
+                turn = f"{finished} of {total}: " if total > 1 else ""
+                seconds = time.perf_counter() - began
+                rate = "" if writer.fps is None else f" at {writer.fps:g} fps"
+                _say(f"{turn}{writer.count} frames of {width}x{height}{rate} in {seconds:.1f} s")
+                print(writer.path, flush=True)
+                began = time.perf_counter()
     except KeyboardInterrupt:
-        print("vjax.sample: interrupted; nothing was written.", file=sys.stderr)
+        _say(f"vjax.sample: interrupted; {_so_far(finished, total)}.")
         return 130
-    except (ValueError, OSError) as error:
-        if not _is_for_the_user(error):
+    except Exception as error:
+        if (why := _for_the_user(error)) is None:
             raise
-        print(f"vjax.sample: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
-        return 2
-    for path in paths:
-        print(path)
+        after = f" ({_so_far(finished, total)})" if finished else ""
+        _say(f"vjax.sample: {textwrap.shorten(why, 600)}{after}")
+        return failure
     return 0
 
 
-def _show_as_note(message, *_, **__) -> None:
-    print(f"note: {message}", file=sys.stderr)
+def _so_far(finished: int, total: int) -> str:
+    return f"{finished} of {total} files are finished and kept" if finished else "no file was made"
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether an error is of our own making, with a message that says what to do."""
-    return isinstance(error, OSError) or type(error).__module__.startswith(("vjax.", "__main__"))
+def _say(text: str) -> None:
+    """A line on stderr; what comes from files and prompts can neither break nor steer it."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print("".join(shown), file=sys.stderr, flush=True)
+
+
+def _for_the_user(error: Exception) -> str | None:
+    """What an error says to the user; None for one that is a fault of this program."""
+    full = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if full or isinstance(error, MemoryError):
+        return "There is not enough memory: ask for a smaller --size or fewer --frames."
+    ours = isinstance(error, ValueError) and type(error).__module__.startswith("vjax.")
+    return str(error) if ours or isinstance(error, OSError) else None
+
+
+def _stop(*_: object) -> None:
+    sys.exit(143)  # through every `finally`, so that nothing half-made is left
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

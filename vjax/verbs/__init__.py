@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vjax.timeline import RequestError, Timeline
-from vjax.verbs.request import Media, Option, Request, is_flag, options, repeats, to_json
+from vjax.verbs.request import Media, Option, Request, is_flag, is_media, options, repeats, to_json
 
 VERBS = ("text", "animate", "extend", "infill")  # in the order of the command line's help
 
@@ -25,6 +25,7 @@ __all__ = [
     "from_json",
     "function",
     "is_flag",
+    "is_media",
     "options",
     "repeats",
     "request_type",

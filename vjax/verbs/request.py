@@ -154,6 +154,11 @@ def repeats(kind: type[Request], name: str) -> bool:
     return any(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
 
 
+def is_media(kind: type[Request], name: str) -> bool:
+    """Whether a field is a picture or a video."""
+    return Media in _inner(_hints(kind)[name])
+
+
 def is_flag(kind: type[Request], name: str) -> bool:
     """Whether a field is either there or not."""
     return bool in _inner(_hints(kind)[name])
@@ -231,6 +236,8 @@ def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | N
         elif kind is float and _is_number(value):
             return float(value)
         elif kind is str and isinstance(value, str):
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise RequestError(f"{where} is no text in UTF-8: type it again, or paste it.")
             return value
     wanted = " or ".join(_described(kind) for kind in kinds)
     raise RequestError(f"{where} must be {wanted}, got {_shown(value)}.")

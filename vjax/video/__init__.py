@@ -20,7 +20,7 @@ PyAV and Pillow are imported when a file is read or written, not before.
 
 from vjax.video.clip import Clip, MediaError
 from vjax.video.fitting import fit
-from vjax.video.formats import check_writable, is_exact
+from vjax.video.formats import check_writable, holds_sound, is_exact
 from vjax.video.metadata import read_metadata
 from vjax.video.placing import free_path
 from vjax.video.reading import read, read_mask
@@ -38,6 +38,7 @@ __all__ = [
     "contact_sheet",
     "fit",
     "free_path",
+    "holds_sound",
     "is_exact",
     "read",
     "read_mask",

@@ -76,6 +76,11 @@ def is_exact(path: str | os.PathLike, quality: int | None = None) -> bool:
     return form.exact and not (form.quality and quality is not None)
 
 
+def holds_sound(path: str | os.PathLike) -> bool:
+    """Whether a file of this name can have sound."""
+    return FORMATS[kind(path)].sound is not None
+
+
 def check_writable(
     path: str | os.PathLike,
     *,

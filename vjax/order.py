@@ -1,0 +1,41 @@
+"""What a command line asks for; nothing heavy is imported for it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vjax.verbs import Request
+
+if TYPE_CHECKING:
+    from vjax.recipe import Recipe
+
+SAMPLING = ("steps", "guidance", "solver", "shift")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """Files to make.
+
+    Args:
+        requests: one or more that differ in their prompts alone.
+        sampling: what is not as the model prefers, by the names of `SAMPLING`.
+        variations: so many files of each request, with seeds `seed`, `seed` + 1, ….
+        model: None: that of the recipe, or the default.
+        out: None: a name that says what was made. Where there are several, they are numbered.
+        overwrite: whether an existing file may be replaced.
+        like, recipe: the file to make again, and what it says of itself.
+        reads: files that are read beside those of the requests.
+    """
+
+    requests: Sequence[Request]
+    sampling: Mapping[str, Any]
+    seed: int = 0
+    variations: int = 1
+    model: str | None = None
+    dtype: str | None = None
+    out: str | None = None
+    quality: int | None = None
+    overwrite: bool = False
+    like: str = ""
+    recipe: "Recipe | None" = None
+    reads: Sequence[str] = ()
