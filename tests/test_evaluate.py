@@ -226,6 +226,24 @@ def test_a_row_that_fails_on_the_way_does_not_end_the_others(tmp_path):
     assert rows["one thing, 80x128"]["generations"] == 0
 
 
+def test_pictures_are_scored_and_shown_side_by_side(tmp_path):
+    class Painter(Truthful):
+        def sample_batch(self, timelines, seeds, *, start, on_step):
+            every = [row.trial(i) for i in range(8)]
+            answers = {each.timeline.prompt: each.truth for each in every}
+            return np.stack([answers[timeline.prompt] for timeline in timelines])
+
+    row = trials.rows(MODEL, 1)[0]
+    only = ("--only", "one thing", "--frames", "1")
+    rows = run(Painter(), tmp_path, *only)
+    assert rows["one thing"]["model"]["all facts"] == 1
+    assert rows["one thing"]["round trip"]["all facts"] == 1
+    assert "still picture" not in rows["one thing"]
+    tasks = evaluate.plan(Painter(), options(*only), Console())
+    ((pictures, _),) = evaluate._shown(tasks, kept(tmp_path))
+    assert len(pictures) == evaluate.SHOWN
+
+
 def test_sampling_from_true_clips_has_rows_of_its_own(tmp_path):
     rows = run(Truthful(), tmp_path, "--from", "0.5", "1")
     assert list(rows) == ["one thing from 0.5", "one thing from 1"]

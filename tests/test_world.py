@@ -28,6 +28,9 @@ def test_a_seed_stands_for_one_clip():
     assert first[1:] == second[1:]
     other = world.clip((7, 4), frames=9, height=64, width=80)
     assert other[0].tobytes() != first[0].tobytes()
+    # A seed is no other one that was padded with zeros.
+    few, more = (world.clip(seed, frames=1, height=64, width=64) for seed in (7, (7, 0)))
+    assert few[0].tobytes() != more[0].tobytes()
 
 
 def test_every_fact_and_every_word_is_reached():
@@ -131,6 +134,16 @@ def test_any_size_and_length(height, width, frames):
         assert short
         assert long
         assert len(facts.shots) == 1 or (frames - 1) / 16 >= world.CUT_SECONDS
+
+
+def test_single_things_come_in_many_sizes():
+    radii = []
+    for seed in range(60):
+        video = world.render(_one("circle", "still"), seed, frames=1, height=64, width=64)
+        cover = (video[..., 0].astype(float) - 8) / (230 - 8)
+        radii.append(np.sqrt(cover.sum() / np.pi) / 64)
+    assert 0.13 <= min(radii) < 0.14
+    assert 0.23 < max(radii) <= 0.24
 
 
 def test_edges_are_smooth():

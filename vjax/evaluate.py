@@ -189,7 +189,8 @@ def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[s
             row: dict = {}
             for kind in ("model", "round trip", "still picture"):
                 count = task.count if kind == "model" else min(task.count, CEILINGS)
-                if kind == "model" or (task.start is None and len(trial(0).given) > 1):
+                still = kind == "still picture" and len(trial(0).given) == 1
+                if kind == "model" or (task.start is None and not still):
                     every = [judged(kind, index) for index in range(count)]
                     every = [scores for scores in every if scores is not None]
                     row |= {"generations": len(every)} if kind == "model" else {}
@@ -236,11 +237,16 @@ def _shown(tasks: list[Task], results: Results) -> list[tuple[np.ndarray, str]]:
     """A few clips of each row, and under each what was asked and what is wrong."""
     found = []
     for task in tasks:
+        of_row = []
         for trial in map(task.row.trial, range(min(task.count, SHOWN))):
             video = results.clip(task.name, trial)
             scores = results.scores(task.name, "model", trial.index)
             if video is not None and scores is not None:
-                found.append((video, label(f"{task.name}: {trial.timeline.prompt}", scores)))
+                of_row.append((video, label(f"{task.name}: {trial.timeline.prompt}", scores)))
+        if of_row and len(of_row[0][0]) == 1:  # pictures, side by side
+            pictures, labels = zip(*of_row, strict=True)
+            of_row = [(np.concatenate(pictures), ", ".join(labels))]
+        found += of_row
     return found
 
 
