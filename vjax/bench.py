@@ -1,14 +1,17 @@
 """Speed on this machine: `python -m vjax.bench`, or only some of: matmul data train sample.
 
 Model FLOPs are counted by hand (`vjax.models.flops`) and set against what a large matrix product
-reaches on the same machine in the same run.
+reaches on the same machine in the same run. A part that fails says why, and the others go on.
 """
 
 import argparse
 import json
+import os
 import pathlib
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -16,18 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import vjax
 from vjax import config as configs
-from vjax import runtime, validation, world
-from vjax.data import loader
-from vjax.models.flops import train_flops
-from vjax.training.plan import Plan
-from vjax.training.start import starting_point
-from vjax.training.state import init_state, train_step
+from vjax import runtime, validation, weights, world
+from vjax.config import Bucket, Group, RunConfig, Stage
 
 PROMPT = "a red circle moves right on a black background"
 
 
-def seconds(call: Callable[[], object], runs: int = 5) -> float:
+def seconds(call: Callable[[], object], runs: int) -> float:
     """Median seconds of a call, after one that compiles."""
     jax.block_until_ready(call())
     took = []
@@ -38,33 +38,41 @@ def seconds(call: Callable[[], object], runs: int = 5) -> float:
     return float(np.median(took))
 
 
-def matmul(size: int | None = None) -> dict[str, float]:
+def matmul(runs: int) -> dict[str, float]:
     """What the machine reaches in one large matrix product."""
     on_cpu = jax.default_backend() == "cpu"
-    size = size or (2048 if on_cpu else 8192)
-    dtype = jnp.float32 if on_cpu else jnp.bfloat16
+    size, dtype = (2048, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(lambda a: a @ a)
-    return {"matmul_gflops_per_second": 2 * size**3 / seconds(lambda: product(a), 9) / 1e9}
+    return {"matmul_gflops_per_second": 2 * size**3 / seconds(lambda: product(a), runs) / 1e9}
 
 
-def data(clips: int = 100) -> dict[str, float]:
+def data(runs: int) -> dict[str, float]:
     """Drawing of the captioned world, in one thread."""
     world.clip(0, frames=33, height=128, width=128)
-    began = time.perf_counter()
+    began, clips = time.perf_counter(), 20 * runs
     for index in range(clips):
         world.clip(index, frames=33, height=128, width=128)
     return {"clips_per_second_33x128x128": clips / (time.perf_counter() - began)}
 
 
-def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]:
-    """The most frequent update of a config's last stage, fed by the data pipeline."""
-    config = validation.load_config(config_path)
-    if config.trains == "dit":
-        config = configs.replace(config, vae=vae, frozen=())  # speed does not need their weights
+def train(runs: int, model: str, config_path: str | None) -> dict[str, float | str]:
+    """One kind of update, fed by the data pipeline: the most frequent of a config's last stage.
+
+    Without a config it trains the DiT and the text encoder of `model` on images and clips.
+    """
+    from vjax.data import loader
+    from vjax.models.flops import train_flops
+    from vjax.training.plan import Plan
+    from vjax.training.start import starting_point
+    from vjax.training.state import init_state, train_step
+
+    config = _run_config(model) if config_path is None else validation.load_config(config_path)
+    if config.trains == "dit":  # speed does not need a config's own weights
+        config = configs.replace(config, vae=model, frozen=())
     last = config.stages[-1]
     group = max(last.groups, key=lambda group: group.share)
-    stage = configs.replace(last, groups=(group,), steps=steps + 2)
+    stage = configs.replace(last, groups=(group,), steps=runs + 2)
     begin = starting_point(configs.replace(config, stages=(stage,)))
     task, config = begin.task, begin.task.config
     state = init_state(task, begin.given)
@@ -90,27 +98,35 @@ def train(config_path: str, vae: str, steps: int = 10) -> dict[str, float | str]
     }
 
 
-def sample(model: str) -> dict[str, float]:
+def _run_config(model: str) -> RunConfig:
+    bundle = weights.read_config(model)
+    side = {"height": bundle.height, "width": bundle.width}
+    group = Group(
+        (Bucket(frames=1, batch=24, **side), Bucket(frames=bundle.frames, batch=8, **side))
+    )
+    return RunConfig(
+        name="bench", trains="dit", model=bundle, init=model, stages=(Stage((group,), steps=1),)
+    )
+
+
+def sample(runs: int, model: str, steps: int | None) -> dict[str, float]:
     """One video: in this process once warm, and whole new processes, cold and with a warm cache."""
-    import os
-    import tempfile
-
-    import vjax
-
     pipe = vjax.load(model)
-    result = {"sample_seconds_warm": seconds(lambda: pipe(vjax.text(PROMPT)), 3)}
+    call = lambda: pipe(vjax.text(PROMPT), steps=steps)  # noqa: E731
+    result = {"sample_seconds_warm": seconds(call, runs)}
+    command = [sys.executable, "-m", "vjax.sample", "--prompt", PROMPT, "--model", model]
+    command += [] if steps is None else ["--steps", str(steps)]
     with tempfile.TemporaryDirectory() as directory:
-        out = pathlib.Path(directory) / "video.mp4"
-        command = [sys.executable, "-m", "vjax.sample", "--prompt", PROMPT, "--model", model]
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{directory}/cache"}
         for name in ("cold", "warm_cache"):
+            out = str(pathlib.Path(directory) / f"{name}.mp4")
             began = time.perf_counter()
-            subprocess.run(
-                [*command, "--out", str(out)], check=True, env=environment, capture_output=True
+            done = subprocess.run(
+                [*command, "--out", out], env=environment, capture_output=True, text=True
             )
+            if done.returncode:
+                raise RuntimeError(f"a new process failed: {(done.stderr.split() or ['?'])[-1]}")
             result[f"process_seconds_{name}"] = time.perf_counter() - began
-    import resource
-
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {**result, "process_peak_gigabytes": children / 2**20}
 
@@ -119,33 +135,43 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m vjax.bench", description=__doc__)
     parser.add_argument("what", nargs="*", help="matmul data train sample; default: all")
-    parser.add_argument("--config", default="configs/world_dit.py", help="for train")
-    parser.add_argument("--model", default="default", help="for sample, and the VAE of train")
+    parser.add_argument("--config", help="a run for train; default: the model itself")
+    parser.add_argument("--model", default="default", help="for sample and train")
+    parser.add_argument("--runs", type=int, default=9, help="the median of so many (9)")
+    parser.add_argument("--steps", type=int, help="sampling steps; default: the model's")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    runs, model = options.runs, options.model
     parts: dict[str, Callable[[], dict]] = {
-        "matmul": matmul,
-        "data": data,
-        "train": lambda: train(options.config, options.model),
-        "sample": lambda: sample(options.model),
+        "matmul": lambda: matmul(runs),
+        "data": lambda: data(runs),
+        "train": lambda: train(runs, model, options.config),
+        "sample": lambda: sample(runs, model, options.steps),
     }
     unknown = [name for name in options.what if name not in parts]
     if unknown:
-        print(f"vjax.bench: there is no {unknown[0]!r}: choose from {', '.join(parts)}.")
-        return 2
+        parser.error(f"there is no {unknown[0]!r}: choose from {', '.join(parts)}.")
+    if runs < 1:
+        parser.error(f"--runs must be 1 or more, got {runs}.")
     runtime.set_up()
     results: dict = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    failed = False
     for name in options.what or parts:
-        results |= parts[name]()
-    peak, model = (results.get(f"{k}_gflops_per_second") for k in ("matmul", "train_model"))
-    if peak and model:
-        results["train_share_of_matmul"] = model / peak
+        try:
+            results |= parts[name]()
+        except Exception as error:  # whatever it is, the other parts have their figures
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            print(f"vjax.bench: {name} failed: {kind}{error}", file=sys.stderr)
+            failed = True
+    peak, reached = (results.get(f"{k}_gflops_per_second") for k in ("matmul", "train_model"))
+    if peak and reached:
+        results["train_share_of_matmul"] = reached / peak
     if options.json:
         print(json.dumps(results))
     else:
         for key, value in results.items():
             print(f"{key:32} {value if isinstance(value, str) else format(value, '.4g')}")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
