@@ -1,28 +1,68 @@
 """What every command does before it uses JAX: the compile cache and the allocator."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
 
 import jax
 
+CACHE_BYTES = 4 * 2**30  # compiled programs that have not been used for long go first
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # from malloc.h
+_libc = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def set_up() -> None:
-    """Keeps compiled programs in `~/.cache/vjax`, or where JAX_COMPILATION_CACHE_DIR says.
+    """Keeps compiled programs, up to `CACHE_BYTES`, in `vjax/compiled` of the user's cache.
+
+    That is `$XDG_CACHE_HOME`, or `~/.cache`. JAX_COMPILATION_CACHE_DIR names another place, whose
+    size is left alone. Where neither is there or can be written, nothing is kept.
 
     Keeps freed memory too, up to 2 GB, where the C library is glibc: XLA on CPU allocates the
     buffers of every step anew, and page faults on them would take a tenth of it.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "vjax" / "compiled"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache_directory()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 2**28)
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library is glibc.
+
+    Between buffers that stay, those of many shapes leave holes that the next one does not fit, and
+    a process that never gives them back grows.
+    """
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _cache_directory() -> pathlib.Path | None:
+    """The directory of compiled programs, ready for use; None where there can be none."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
+        directory = home / "vjax" / "compiled"
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            return None
+        # JAX drops nothing where one program's time of use is missing: older versions wrote none,
+        # and a process may have died in between.
+        for program in directory.glob("*-cache"):
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not used.exists():
+                with contextlib.suppress(FileNotFoundError):  # another process dropped it
+                    used.write_bytes(program.stat().st_mtime_ns.to_bytes(8, "little"))
+    except (OSError, RuntimeError):  # no home, or a file is in the way
+        return None
+    return directory
