@@ -41,7 +41,7 @@ def clips_of(found) -> list:
 def test_batches_are_those_of_the_plan():
     plan = Plan(STAGES)
     for batch in take(0, 6):
-        assert [bucket for bucket, _ in batch.parts] == list(plan[batch.step].group.buckets)
+        assert [bucket for bucket, _ in batch.parts] == list(plan[batch.update.step].group.buckets)
         for bucket, arrays in batch.parts:
             frames = bucket.frames + 4 * bucket.lead
             shape = (bucket.batch, frames, bucket.height, bucket.width, 3)
@@ -50,7 +50,7 @@ def test_batches_are_those_of_the_plan():
 
 def test_resuming_repeats_the_uninterrupted_order():
     whole, resumed = take(0, 6), take(3, 6)
-    assert [batch.step for batch in resumed] == [3, 4, 5]
+    assert [batch.update.step for batch in resumed] == [3, 4, 5]
     for one, other in zip(clips_of(whole[3:]), clips_of(resumed), strict=True):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])

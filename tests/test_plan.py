@@ -22,10 +22,10 @@ def test_every_group_gets_its_share_evenly_spread():
     assert [plan[step].group for step in range(1000)].count(rare[1]) == 1
 
 
-def test_a_group_that_would_never_come_is_refused():
+def test_a_group_that_would_never_come_is_named(caplog):
     rare = (Group((CLIPS,), share=0.999), Group((PICTURES,), share=0.001))
-    with pytest.raises(ConfigError, match=r"stages.1 has 100 steps, too few for its group 1"):
-        Plan((Stage(GROUPS, steps=10), Stage(rare, steps=100)))
+    Plan((Stage(GROUPS, steps=10), Stage(rare, steps=100)))
+    assert "stages.1 has 100 steps, too few for its group 1" in caplog.text
     with pytest.raises(ConfigError, match="more than 0"):
         Plan((Stage((Group((CLIPS,), share=0),), steps=10),))
     with pytest.raises(ConfigError, match="groups with buckets"):

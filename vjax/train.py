@@ -10,26 +10,28 @@ import contextlib
 import logging
 import math
 import pathlib
+import pprint
 import sys
 import time
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from vjax import config as configs
 from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
-from vjax.data import loader
+from vjax.data.loader import Stream
+from vjax.data.resident import Resident
 from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
+from vjax.training.minutes import TimedPlan
 from vjax.training.plan import Plan, Update
 from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
 from vjax.training.resume import inputs
 from vjax.training.start import Start, starting_point
-from vjax.training.state import init_state, restart, train_step
+from vjax.training.state import compile_ahead, init_state, restart, train_step
 from vjax.training.task import Task
 
 log = logging.getLogger("vjax")
@@ -48,13 +50,15 @@ def train(config: RunConfig) -> pathlib.Path:
         NotFinite: the loss is no longer a number.
         Stopped: SIGTERM or SIGINT came; what was reached is saved.
     """
+    began = time.monotonic()
     mesh = meshes.make_mesh()
     begin = starting_point(config)
     config = begin.task.config
-    plan = Plan(config.stages)
-    for group in (group for stage in config.stages for group in stage.groups):
-        for bucket in group.buckets:
-            begin.task.check(bucket, mesh.size)
+    plan: Plan = Plan(config.stages, config.steps)
+    if config.minutes is not None:
+        plan = TimedPlan(config.stages, config.steps, 60 * config.minutes, began)
+    for bucket in plan.buckets:
+        begin.task.check(bucket, mesh.size)
     begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -75,67 +79,72 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
     if restored is not None:
         state = restored
     start = int(state["step"])
-    steps = _steps(config, plan)
+    if config.minutes is not None and start:
+        raise ConfigError(
+            f"The run in {run_dir} has begun. One that ends by the clock is made in one go: give "
+            "it another --name."
+        )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
-        "%s: %s parameters, %d devices, %s step %d of %d, in %s",
+        "%s: %s parameters, %d devices, %s step %d of %s, in %s",
         config.name,
         f"{parameters:,}",
         mesh.size,
         "resuming at" if restored is not None else "starting at",
         start,
-        steps,
+        plan.steps if config.minutes is None else f"{config.minutes:g} minutes",
         run_dir,
     )
 
     # --- Data --------------------------------------------------------------------------------
-    data = loader.batches(
-        config,
-        plan,
-        tokenizer=tokenizer,
-        start=start,
-        stop=steps,
-        caption_dropout=task.caption_dropout,
-        process=(jax.process_index(), jax.process_count()),
-    )
+    feed: type[Resident] | type[Stream] = Resident if config.data.resident else Stream
+    data = feed(config, plan, mesh, tokenizer, task.caption_dropout, start)
+    programs = {}
+    if isinstance(data, Resident):  # while the first clips are drawn
+        shapes = {bucket: data.abstract(bucket) for bucket in plan.buckets}
+        programs = compile_ahead(task, state, frozen, shapes, mesh)
 
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
-    meter, previous = _Meter(config, steps), None
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
+    meter, previous = _Meter(config, plan), None
+    writer = _writer(run_dir / "tensorboard")
     with (
         contextlib.closing(checkpoints),
         contextlib.closing(writer),
+        contextlib.closing(data),
         StopSignal() as stop,
         jax.sharding.set_mesh(mesh),
     ):
-        for step in range(start, steps):
-            update = plan[step]
+        done, over = start, start >= plan.steps
+        while not over:
+            update = plan[done]
             if update.restart:
                 state = restart(task, state)
             with meter.waiting():
-                batch = next(data)
-            parts = [(bucket, meshes.place_batch(mesh, arrays)) for bucket, arrays in batch.parts]
-            state, metrics = train_step(task, state, frozen, parts, update.rate, update.ema)
+                parts = data.take(update)
+            state, metrics = train_step(
+                task, state, frozen, parts, update.rate, update.ema, programs
+            )
             if previous is not None:
                 _report(meter.finish(*previous), config, plan, writer, checkpoints)
             previous = (update, metrics)
-            done = step + 1
-            last = done == steps or stop.requested
-            shows = _due(config.sample_every, done, steps)
+            done += 1
+            over = plan.is_over(done)
+            last = over or stop.requested
+            shows = _due(config.sample_every, done, over)
             # A preview can take minutes: what was reached is saved before it.
-            if last or shows or _due(config.checkpoint_every, done, steps):
+            if last or shows or _due(config.checkpoint_every, done, over):
                 _report(meter.finish(*previous), config, plan, writer, checkpoints)
                 previous = None
                 if config.checkpoint_every:
                     checkpoints.save(done, state)
-            if done == steps:
+            if over:
                 _export(task, run_dir, state, frozen, tokenizer)
             if stop.requested and last:
                 checkpoints.wait()
             if last or shows:
                 try:
-                    if done < steps:
+                    if not over:
                         _export(task, run_dir, state, frozen, tokenizer)
                     with stop.breaks_off():  # who asks to stop may not wait for samples
                         if shows:
@@ -153,17 +162,15 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                 if not config.checkpoint_every:
                     kept = "nothing was saved, since checkpoint_every is 0"
                 raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
-        if start >= steps:  # the run had ended, but perhaps before its bundle was written
+        if over and config.minutes is not None:
+            _write_repeat(config, plan, data, done, run_dir / "repeat.py")
+        if done == start:  # the run had ended, but perhaps before its bundle was written
             _export(task, run_dir, state, frozen, tokenizer)
 
 
-def _steps(config: RunConfig, plan: Plan) -> int:
-    return plan.steps if config.steps is None else min(config.steps, plan.steps)
-
-
-def _due(every: int, done: int, steps: int) -> bool:
+def _due(every: int, done: int, over: bool) -> bool:
     """Whether something happens after so many updates, as it does after the last; 0 is never."""
-    return bool(every) and (done % every == 0 or done == steps)
+    return bool(every) and (done % every == 0 or over)
 
 
 def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> None:
@@ -173,6 +180,46 @@ def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> None
     origin = f"{config.name}: step {int(state['step'])}, seed {config.seed}"
     model = configs.replace(model, origin=origin)
     weights.save(run_dir / "bundle", weights.Bundle(model, params, tokenizer))
+
+
+def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:
+    """Writes what a run by the clock did as a config that repeats it by steps."""
+    arrivals = tuple(data.joined) if isinstance(data, Resident) else ()
+    config = configs.replace(
+        config,
+        name=f"{config.name}_again",
+        minutes=None,
+        stages=plan.stages,
+        steps=None if done == plan.ends[-1] else done,
+        data=configs.replace(config.data, arrivals=arrivals),
+    )
+    values = pprint.pformat(validation.to_dict(config), sort_dicts=False, width=98)
+    path.write_text(
+        f'"""Repeats {path.parent}, which ended by the clock, by steps.\n\n'
+        f'    python -m vjax.train {path}\n"""\n\n'
+        "from vjax import validation\nfrom vjax.config import RunConfig\n\n\n"
+        f"def get_config() -> RunConfig:\n    return validation.from_dict(RunConfig, VALUES)\n\n\n"
+        f"VALUES = {values}\n"
+    )
+    log.info("%s repeats this run by steps.", path)
+
+
+def _writer(directory: pathlib.Path):
+    """Writes figures for TensorBoard, where it is installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        log.info("tensorboardX is not installed: figures are in this log alone.")
+        return _NoWriter()
+    return SummaryWriter(str(directory))
+
+
+class _NoWriter:
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Checkpoints) -> None:
@@ -188,7 +235,7 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
         )
     for name, value in entry.items():
         writer.add_scalar(name, value, step)
-    if _due(config.log_every, step + 1, _steps(config, plan)):
+    if _due(config.log_every, step + 1, step + 1 == plan.steps):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         log.info("step %d  %s", step + 1, shown)
 
@@ -196,8 +243,8 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
 class _Meter:
     """Turns the metrics of finished steps into figures, with speed and the share of waiting."""
 
-    def __init__(self, config: RunConfig, steps: int):
-        self.config, self.steps = config, steps
+    def __init__(self, config: RunConfig, plan: Plan):
+        self.config, self.plan = config, plan
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
@@ -231,7 +278,8 @@ class _Meter:
         entry["clips_per_second"] = clips / seconds
         entry["model_gflops_per_second"] = flops / seconds / 1e9
         entry["data_wait"] = waited / seconds
-        entry["hours_left"] = (self.steps - update.step - 1) * seconds / 3600
+        if self.config.minutes is None:
+            entry["hours_left"] = (self.plan.steps - update.step - 1) * seconds / 3600
         return entry
 
 

@@ -5,22 +5,27 @@ which clips they hold and how these are captioned. A run that stops and resumes,
 hosts, therefore sees what an uninterrupted one sees, and the only state to save is the step.
 """
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig, RunConfig
+from vjax.parallel import mesh as meshes
 from vjax.tokenizer import Tokenizer
-from vjax.training.plan import Plan
+from vjax.training.plan import Plan, Update
 
 FAR = 1 << 40  # clips of the world from this index on are never trained on
 
 Example = tuple[np.ndarray, str, str]  # frames uint8 [T H W 3], short caption, long caption
 Source = Callable[[int, Bucket, float], Example]
 
-_CLIP, _CAPTION, _CROP = 10, 11, 12  # what randomness is for: first in every seed
+CLIP, CAPTION, CROP = 10, 11, 12  # what randomness is for: first in every seed
 
 
 def make_source(config: DataConfig, seed: int, fps: float, held_out: bool = False) -> Source:
@@ -35,7 +40,7 @@ def make_source(config: DataConfig, seed: int, fps: float, held_out: bool = Fals
 
         def draw(index: int, bucket: Bucket, one_thing: float) -> Example:
             video, _, short, long = world.clip(
-                (_CLIP, seed, index + (FAR if held_out else 0)),
+                (CLIP, seed, index + (FAR if held_out else 0)),
                 frames=bucket.frames,
                 height=bucket.height,
                 width=bucket.width,
@@ -57,7 +62,7 @@ def make_source(config: DataConfig, seed: int, fps: float, held_out: bool = Fals
 class Batch:
     """One update's clips on this host: of each bucket of its group the arrays."""
 
-    step: int
+    update: Update
     # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]
     parts: tuple[tuple[Bucket, dict[str, np.ndarray]], ...]
 
@@ -81,7 +86,7 @@ def batches(
     data, seed = config.data, config.seed
     source = make_source(data, seed, config.model.fps)
     index, hosts = process
-    for bucket in {b for stage in plan.stages for group in stage.groups for b in group.buckets}:
+    for bucket in plan.buckets:
         if bucket.batch % hosts:
             raise ConfigError(
                 f"A batch of {bucket.batch} clips cannot be shared by {hosts} hosts: make the "
@@ -98,7 +103,7 @@ def batches(
             mine = range(first + index * share, first + (index + 1) * share)
             parts.append((bucket, part(mine, bucket, update.stage.one_thing)))
             first += bucket.batch
-        return Batch(step, tuple(parts))
+        return Batch(update, tuple(parts))
 
     def part(clips: range, bucket: Bucket, one_thing: float) -> dict[str, np.ndarray]:
         videos, captions = [], []
@@ -106,11 +111,11 @@ def batches(
         shape = dataclasses.replace(bucket, frames=bucket.frames + lead)
         for clip in clips:
             video, short, long = source(clip, shape, one_thing)
-            rng = np.random.default_rng((_CAPTION, seed, clip))
+            rng = np.random.default_rng((CAPTION, seed, clip))
             text = long if rng.uniform() < data.long_captions else short
             captions.append("" if rng.uniform() < caption_dropout else text)
             if bucket.crop is not None:
-                rng = np.random.default_rng((_CROP, seed, clip))
+                rng = np.random.default_rng((CROP, seed, clip))
                 top = rng.integers(video.shape[1] - bucket.crop + 1)
                 left = rng.integers(video.shape[2] - bucket.crop + 1)
                 video = video[:, top : top + bucket.crop, left : left + bucket.crop]
@@ -126,3 +131,45 @@ def batches(
         num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads)
     )
     return iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
+
+
+class Stream:
+    """The batches of a run as its updates ask for them, placed on the devices of a mesh."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        mesh: Mesh,
+        tokenizer: Tokenizer | None,
+        caption_dropout: float = 0.0,
+        start: int = 0,
+    ):
+        self.mesh, self.plan = mesh, plan
+        self._batches = functools.partial(
+            batches,
+            config,
+            tokenizer=tokenizer,
+            caption_dropout=caption_dropout,
+            process=(jax.process_index(), jax.process_count()),
+        )
+        self._prepare(start)
+
+    def take(self, update: Update) -> list[tuple[Bucket, dict[str, jax.Array]]]:
+        """Each bucket of an update with its batch; updates are taken in their order."""
+        batch = next(self._next)
+        if _data(batch.update) != _data(update):  # it was prepared before the plan changed
+            self._prepare(update.step)
+            batch = next(self._next)
+        return [(bucket, meshes.place_batch(self.mesh, arrays)) for bucket, arrays in batch.parts]
+
+    def _prepare(self, start: int) -> None:
+        # Threads read a copy, so that the plan may change meanwhile.
+        self._next = self._batches(copy.copy(self.plan), start=start, stop=self.plan.steps)
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+
+def _data(update: Update) -> tuple:
+    return update.step, update.group, update.first_clip, update.stage.one_thing

@@ -1,10 +1,13 @@
 """What each update of a run is made of and how large it is: the stages of the config, unrolled."""
 
 import dataclasses
+import logging
 
 import numpy as np
 
-from vjax.config import ConfigError, Group, Stage
+from vjax.config import Bucket, ConfigError, Group, Stage
+
+log = logging.getLogger("vjax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +24,34 @@ class Update:
 
 
 class Plan:
-    """The updates of a run, each a pure function of its step.
+    """The updates of a run, each a pure function of its step. Says which group would never come.
+
+    Args:
+        limit: end after so many updates, although the stages have more.
 
     Raises:
-        ConfigError: a stage that has no update, or a group that would never come.
+        ConfigError: a stage that has no update, or a group without buckets or share.
     """
 
-    def __init__(self, stages: tuple[Stage, ...]):
+    def __init__(self, stages: tuple[Stage, ...], limit: int | None = None):
+        self.limit = limit
         if not stages:
             raise ConfigError("A run needs at least one stage in stages.")
+        self.unroll(stages)
+        for number, (stage, order) in enumerate(zip(stages, self.orders, strict=True)):
+            for group in sorted(set(range(len(stage.groups))) - set(order.tolist())):
+                log.warning(
+                    "stages.%d has %d steps, too few for its group %d: it never comes.",
+                    number,
+                    stage.steps,
+                    group,
+                )
+
+    def unroll(self, stages: tuple[Stage, ...]) -> None:
+        """Lays out the updates of these stages. Those before a change stay as they were."""
         self.stages = stages
         self.orders = [_order(stage, number) for number, stage in enumerate(stages)]
         self.ends = np.cumsum([stage.steps for stage in stages])
-        self.steps = int(self.ends[-1])
         taken = [
             np.array([sum(bucket.batch for bucket in group.buckets) for group in stage.groups])
             for stage in stages
@@ -44,6 +62,21 @@ class Plan:
         for number, stage in enumerate(stages):
             begin = int(self.ends[number]) - stage.steps
             self._fresh.append(begin if stage.restart or not number else self._fresh[-1])
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """All buckets of the run, each once, in the order of the config."""
+        found = [b for stage in self.stages for group in stage.groups for b in group.buckets]
+        return list(dict.fromkeys(found))
+
+    @property
+    def steps(self) -> int:
+        """How many updates there are."""
+        return min(int(self.ends[-1]), self.limit or int(self.ends[-1]))
+
+    def is_over(self, done: int) -> bool:
+        """Whether the run ends after `done` updates."""
+        return done >= self.steps
 
     def stage_number(self, step: int) -> int:
         """Which stage an update belongs to."""
@@ -68,10 +101,9 @@ class Plan:
 
 def learning_rate(stage: Stage, step: int) -> float:
     """The rate of a stage's update `step`: a linear warm-up, a constant stretch, a linear fall."""
-    warmup = min(stage.warmup, stage.steps)
-    fall = max(warmup, int(stage.decay_from * stage.steps))
-    if step < warmup:
-        return stage.learning_rate * (step + 1) / warmup
+    fall = max(stage.warmup, int(stage.decay_from * stage.steps))
+    if step < stage.warmup:
+        return stage.learning_rate * (step + 1) / stage.warmup
     if step < fall:
         return stage.learning_rate
     return stage.learning_rate * (stage.steps - step) / (stage.steps - fall)
@@ -91,11 +123,4 @@ def _order(stage: Stage, number: int) -> np.ndarray:
     counts = np.ceil(shares * stage.steps).astype(int) + 1
     group = np.repeat(np.arange(len(shares)), counts)
     due = np.concatenate([(np.arange(n) + 0.5) / s for n, s in zip(counts, shares, strict=True)])
-    order = group[np.argsort(due, kind="stable")][: stage.steps]
-    missing = set(range(len(shares))) - set(order.tolist())
-    if missing:
-        raise ConfigError(
-            f"stages.{number} has {stage.steps} steps, too few for its group {min(missing)}, whose "
-            f"share is {shares[min(missing)]:.3g}: give it more, or leave it out."
-        )
-    return order
+    return group[np.argsort(due, kind="stable")][: stage.steps]

@@ -1,5 +1,6 @@
 """The training state and the jitted functions that move it: gradients of batches, then a step."""
 
+import concurrent.futures
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from vjax import models
 from vjax.config import Bucket
@@ -53,6 +55,7 @@ def train_step(
     parts: Sequence[tuple[Bucket, Mapping[str, jax.Array | np.ndarray]]],
     rate: float,
     ema: float,
+    programs: Mapping[Bucket, concurrent.futures.Future] | None = None,
 ) -> tuple[State, Metrics]:
     """One optimizer step on batches of several buckets. Randomness depends on seed and step alone.
 
@@ -63,13 +66,17 @@ def train_step(
     Args:
         frozen: parameters that are used but not trained, such as the VAE of a "dit" run.
         parts: each bucket with its batch, see `Task.loss`.
+        programs: what `compile_ahead` returned, if it was called.
     """
     shares = np.array([bucket.batch * bucket.frames**0.5 for bucket, _ in parts])
     shares = (shares / shares.sum()).astype(np.float32)
     gradients, metrics = _zeros(state["params"]), []
     for i, ((bucket, batch), share) in enumerate(zip(parts, shares, strict=True)):
-        gradients, found = accumulate(
-            task, bucket, state["params"], frozen, batch, gradients, state["step"], i, share
+        run = functools.partial(accumulate, task, bucket)
+        if programs:
+            run = programs[bucket].result()
+        gradients, found = run(
+            state["params"], frozen, batch, gradients, state["step"], np.int32(i), share
         )
         metrics.append(found)
     state, norm = _apply(task, state, gradients, np.float32(rate), np.float32(ema))
@@ -85,7 +92,7 @@ def accumulate(
     batch: Mapping[str, jax.Array | np.ndarray],
     gradients: models.Params,
     step: jax.Array,
-    number: int | jax.Array,
+    number: jax.Array | np.integer,
     share: jax.Array | np.floating,
 ) -> tuple[models.Params, Metrics]:
     """Adds a share of the gradient of one batch, number `number` of its update."""
@@ -98,6 +105,42 @@ def accumulate(
     (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(params)
     gradients = jax.tree.map(lambda total, g: total + share * g, gradients, found)
     return gradients, {"loss": value, **metrics}
+
+
+def compile_ahead(
+    task: Task,
+    state: State,
+    frozen: models.Params,
+    batches: Mapping[Bucket, dict[str, jax.ShapeDtypeStruct]],
+    mesh: Mesh,
+) -> dict[Bucket, concurrent.futures.Future]:
+    """Compiles the gradients of several buckets at once, in threads; returns at once."""
+
+    def abstract(tree):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+        )
+
+    params, others, step = abstract((state["params"], frozen, state["step"]))
+
+    def build(bucket: Bucket):
+        with jax.sharding.set_mesh(mesh):
+            return accumulate.lower(
+                task,
+                bucket,
+                params,
+                others,
+                batches[bucket],
+                params,  # gradients are of their shapes
+                step,
+                np.int32(0),
+                np.float32(0),
+            ).compile()
+
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=len(batches))
+    programs = {bucket: pool.submit(build, bucket) for bucket in batches}
+    pool.shutdown(wait=False)
+    return programs
 
 
 @functools.partial(jax.jit, static_argnames="task", donate_argnames="state")

@@ -1,0 +1,129 @@
+"""Clips that stay on the devices: the same as clips drawn as it goes, with everything else anew."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from vjax import world
+from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
+from vjax.data import loader, resident
+from vjax.data.resident import Resident, Shape
+from vjax.parallel import mesh as meshes
+from vjax.training.dit import DiTTask
+from vjax.training.plan import Plan
+
+CLIPS = Bucket(frames=17, height=32, width=32, batch=16)
+SHORT = Bucket(frames=5, height=32, width=32, batch=8, crop=16)
+PICTURES = Bucket(frames=1, height=32, width=32, batch=8)
+STAGE = Stage((Group((CLIPS, SHORT, PICTURES)),), steps=4, one_thing=0.5)
+CONFIG = RunConfig(
+    "run", "dit", tiny.MODEL, (STAGE,), DataConfig(resident=32), seed=3, run_dir="nowhere"
+)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Everything drawn, over eight devices."""
+    mesh = meshes.make_mesh()
+    kept = Resident(CONFIG, Plan(CONFIG.stages), mesh, tiny.tokenizer())
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The same clips drawn as it goes, of one thing or any: facts, the clip and its captions."""
+    found = {}
+    for clip in range(32):
+        for one in (0.0, 1.0):
+            shape = {"frames": 17, "height": 32, "width": 32, "fps": tiny.MODEL.fps}
+            video, facts, _, _ = world.clip((loader.CLIP, 3, clip), one_thing=one, **shape)
+            rng = np.random.default_rng((loader.CAPTION, 3, clip))
+            said = [world.caption(facts, rng, long=k % 2 == 1, moving=k < 6) for k in range(8)]
+            found[video.tobytes()] = facts, video, tiny.tokenizer()(said)[0][:6].tolist()
+    return found
+
+
+def test_batches_are_the_clips_that_are_drawn_as_it_goes(clips, drawn):
+    plan, seen = Plan(CONFIG.stages), set()
+    for step in range(3):
+        (bucket, batch), _, _ = clips.take(plan[step])
+        assert bucket == CLIPS
+        assert {shard.data.shape[0] for shard in batch["video"].addressable_shards} == {2}
+        for video, ids, mask in zip(*map(np.asarray, batch.values()), strict=True):
+            _, _, captions = drawn[video.tobytes()]
+            seen.add((video.tobytes(), captions.index(ids.tolist())))
+            assert ((ids > 0) == mask).all()
+    assert len({video for video, _ in seen}) > 20
+    assert {caption for _, caption in seen} == set(range(6))
+
+
+def test_the_loss_is_that_of_clips_drawn_as_it_goes(clips, drawn):
+    task = DiTTask(CONFIG)
+    params = jax.tree.map(jnp.asarray, tiny.params())
+    (bucket, batch), *_ = clips.take(Plan(CONFIG.stages)[0])
+    host = jax.device_get(batch)
+    again = {**host, "video": np.stack([drawn[v.tobytes()][1] for v in host["video"]])}
+    key = jax.random.key(0)
+    loss = jax.jit(lambda params, batch: task.loss(bucket, params, batch, key)[0])
+    assert float(loss(params, host)) == float(loss(params, again))
+
+
+def test_parts_of_clips_are_windows_pictures_and_never_lack_what_their_captions_say(clips, drawn):
+    plan = Plan(CONFIG.stages)
+    videos = [video for facts, video, _ in drawn.values() if not is_whole(facts)]
+    frames = {frame.tobytes() for video in videos for frame in video}
+    crops = {
+        video[:5, y : y + 16, x : x + 16].tobytes()
+        for video in videos
+        for y in range(17)
+        for x in range(17)
+    }
+    for step in range(4):
+        _, (_, short), (_, pictures) = clips.take(plan[step])
+        assert all(np.asarray(video).tobytes() in crops for video in short["video"])
+        assert all(np.asarray(video).tobytes() in frames for video in pictures["video"])
+
+
+def is_whole(facts) -> bool:
+    return len(facts.shots) > 1 or facts.shots[0].wall
+
+
+def test_the_same_step_gives_the_same_batch_and_another_step_another(clips):
+    plan = Plan(CONFIG.stages)
+    one, again, other = (clips.take(plan[step]) for step in (1, 1, 2))
+    for (_, first), (_, same), (_, different) in zip(one, again, other, strict=True):
+        for name, value in first.items():
+            np.testing.assert_array_equal(value, same[name])
+        assert (np.asarray(first["video"]) != np.asarray(different["video"])).any()
+        assert (np.asarray(first["ids"]) != np.asarray(different["ids"])).any()
+
+
+def test_blocks_take_turns_and_every_size_has_one_first(monkeypatch):
+    wide = dataclasses.replace(CLIPS, width=48)
+    stage = Stage((Group((CLIPS,), share=3), Group((wide,), share=1)), steps=40)
+    monkeypatch.setattr(resident, "BLOCK", 100)
+    config = dataclasses.replace(CONFIG, stages=(stage,), data=DataConfig(resident=800))
+    order = resident._layout(config, Plan(config.stages), 8)
+    assert order[:2] in (
+        [Shape(17, 32, 32), Shape(17, 32, 48)],
+        [Shape(17, 32, 48), Shape(17, 32, 32)],
+    )
+    assert [order.count(shape) for shape in (Shape(17, 32, 32), Shape(17, 32, 48))] == [6, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataConfig(resident=4), "too few for 1 sizes of clips on 8 devices"),
+        (DataConfig(resident=64, source="tfds:any"), "set data.source to world"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(data, message):
+    config = dataclasses.replace(CONFIG, data=data)
+    with pytest.raises(ConfigError, match=message):
+        Resident(config, Plan(config.stages), meshes.make_mesh(), tiny.tokenizer())
