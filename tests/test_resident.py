@@ -10,8 +10,9 @@ import tiny
 
 from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
-from vjax.data import loader, resident
-from vjax.data.resident import Resident, Shape
+from vjax.data import drawing, resident
+from vjax.data.drawing import Shape
+from vjax.data.resident import Resident
 from vjax.parallel import mesh as meshes
 from vjax.training.dit import DiTTask
 from vjax.training.plan import Plan
@@ -41,8 +42,8 @@ def drawn():
     for clip in range(32):
         for one in (0.0, 1.0):
             shape = {"frames": 17, "height": 32, "width": 32, "fps": tiny.MODEL.fps}
-            video, facts, _, _ = world.clip((loader.CLIP, 3, clip), one_thing=one, **shape)
-            rng = np.random.default_rng((loader.CAPTION, 3, clip))
+            video, facts, _, _ = world.clip((drawing.CLIP, 3, clip), one_thing=one, **shape)
+            rng = np.random.default_rng((drawing.CAPTION, 3, clip))
             said = [world.caption(facts, rng, long=k % 2 == 1, moving=k < 6) for k in range(8)]
             found[video.tobytes()] = facts, video, tiny.tokenizer()(said)[0][:6].tolist()
     return found

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from vjax import world
 from vjax.config import Bucket, ConfigError, DataConfig, RunConfig
+from vjax.data.drawing import CAPTION, CLIP
 from vjax.parallel import mesh as meshes
 from vjax.tokenizer import Tokenizer
 from vjax.training.plan import Plan, Update
@@ -25,7 +26,7 @@ FAR = 1 << 40  # clips of the world from this index on are never trained on
 Example = tuple[np.ndarray, str, str]  # frames uint8 [T H W 3], short caption, long caption
 Source = Callable[[int, Bucket, float], Example]
 
-CLIP, CAPTION, CROP = 10, 11, 12  # what randomness is for: first in every seed
+CROP = 12  # what randomness is for: first in every seed, beside those of drawing
 
 
 def make_source(config: DataConfig, seed: int, fps: float, held_out: bool = False) -> Source:
