@@ -481,7 +481,7 @@ def small_state(config=None, given=None) -> dict:
 
 
 def fake_step(losses_by_step: list[float], gradient: float = 1.0):
-    def step(task, state, frozen, parts, rate, ema):
+    def step(task, state, frozen, parts, rate, ema, programs):
         loss = losses_by_step[int(state["step"])]
         metrics = {"loss": np.float32(loss), "gradient_norm": np.float32(gradient)}
         if not np.isfinite(loss):
