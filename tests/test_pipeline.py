@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +228,25 @@ def test_requests_of_several_windows_are_made_again_alike_and_take_no_noise():
     np.testing.assert_array_equal(videos[1], video)
     with pytest.raises(RequestError, match="in one go"):
         small(LONG["text"], noise=np.zeros((1, 3, 4, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_memory_does_not_grow_with_the_length(given):
+    def peak(seconds):
+        if given:
+            timeline = vjax.extend(tiny.clip(5, 64, 64), "a", seconds=seconds)
+        else:
+            timeline = vjax.text("a", seconds=seconds, size=(64, 64))
+        tracemalloc.start()
+        count = sum(len(chunk) for chunk in pipe().stream(timeline, steps=1))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert count == seconds * 8 + 5 * given
+        return peak
+
+    peak(4)  # compiles
+    short, frame = peak(4), 64 * 64 * 3
+    assert peak(40) - short < 40 * frame  # of 288 frames more; latents are kept
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 6, 9])

@@ -12,10 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from einops import reduce, repeat
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from vjax.config import ModelConfig
 from vjax.sampler import Condition
+from vjax.timeline import Canvas
 
 
 def per_patch(
@@ -77,8 +78,8 @@ def anchors(
 
 
 def known_latents(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    strength: Float[np.ndarray, "T #H #W 1"],
+    canvas: Canvas,
+    start: int,
     prefix: int,
     latents: int,
     model: ModelConfig,
@@ -87,19 +88,21 @@ def known_latents(
     """What is known in place of a stretch of so many latents, and how strongly.
 
     Args:
+        start: the frame of its first latent.
         prefix: so many latents at its start are known whole.
         encode: uint8 frames [T H W 3] to normalised latents [t h w C].
     """
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
-    _, height, width, _ = frames.shape
-    source = np.zeros((latents, height // side, width // side, model.dit.in_channels), np.float32)
-    whole = np.asarray((strength >= 1).all(axis=(1, 2, 3)))
-    if ((strength > 0) & ~whole[:, None, None, None]).any():
+    shape = (latents, canvas.height // side, canvas.width // side, model.dit.in_channels)
+    source = np.zeros(shape, np.float32)
+    stop = start + 1 + ratio * (latents - 1)
+    if canvas.partly_known(start, stop):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
+        frames, strength = canvas.cut(start, stop)
         kept = of_pixels(np.broadcast_to(strength, (*frames.shape[:3], 1)), model)
         return np.where(kept > 0, encode(frames), source), kept
     kept = np.zeros((latents, 1, 1, 1), np.float32)
     if prefix:
-        source[:prefix] = encode(frames[: 1 + ratio * (prefix - 1)])
+        source[:prefix] = encode(canvas.cut(start, start + 1 + ratio * (prefix - 1))[0])
         kept[:prefix] = 1
     return source, kept

@@ -243,8 +243,7 @@ class Pipeline(Stages):
         canvases = [plan.canvas for plan in plans]
         done, window = 0, 0  # frames, windows
         for segment in plans[0].segments:
-            if done < segment.first:
-                yield np.stack([canvas.cut(done, segment.first)[0] for canvas in canvases])
+            yield from _given(canvases, done, segment.first)
             made = self._segment(
                 plans, segment, texts, seeds, method, watched, window, source, noise
             )
@@ -256,23 +255,24 @@ class Pipeline(Stages):
                 done += chunk.shape[1]
                 yield chunk
             window += len(segment.windows)
-        if done < canvases[0].frames:
-            yield np.stack([canvas.cut(done, canvas.frames)[0] for canvas in canvases])
+        yield from _given(canvases, done, canvases[0].frames)
 
     def _segment(
         self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
     ) -> Iterator[np.ndarray]:
         """The frames `first` to `stop` - 1 of a segment, as soon as their latents are there."""
         model, ratio = self.config, self.config.vae.temporal_ratio
-        end = segment.start + 1 + ratio * (segment.latents - 1)
-        known = []
-        for plan in plans:
-            frames, strength = plan.canvas.cut(segment.start, end)
-            known.append(
-                conditioning.known_latents(
-                    frames, strength, segment.prefix, segment.latents, model, self.encode_pixels
-                )
+        known = [
+            conditioning.known_latents(
+                plan.canvas,
+                segment.start,
+                segment.prefix,
+                segment.latents,
+                model,
+                self.encode_pixels,
             )
+            for plan in plans
+        ]
         latents = np.stack([latents for latents, _ in known])
         strength = np.stack([strength for _, strength in known])
         clips = [
@@ -359,3 +359,10 @@ class Pipeline(Stages):
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."
             )
+
+
+def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:
+    """The known frames [B t H W 3] from `start` to `stop` - 1, a few at a time."""
+    for first in range(start, stop, 16):
+        last = min(first + 16, stop)
+        yield np.stack([canvas.cut(first, last)[0] for canvas in canvases])

@@ -8,7 +8,7 @@ and s = 0 is plain generation.
 `sample` is the whole of it: one `lax.scan`, one call to compile. Whoever wants to watch or to stop
 compiles `advance` instead, the same scan with a window of steps to make that is known only when it
 runs: one executable makes one step or all of them, with the same bytes as a result, and
-`vjax.progress.run` moves the window. The scan does not call back to the host, since jax 0.10 leaves
+`vjax.progress` moves the window. The scan does not call back to the host, since jax 0.10 leaves
 programs with callbacks out of its persistent compilation cache, and every new process would compile
 for minutes instead of loading in seconds.
 """

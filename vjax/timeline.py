@@ -156,6 +156,12 @@ class Canvas:
         known[self.at : self.at + len(self.given)] = (self.strength >= 1).all(axis=(1, 2, 3))
         return known
 
+    def partly_known(self, start: int, stop: int) -> bool:
+        """Whether any of the frames from `start` to `stop` - 1 is known in part only."""
+        strength = self.strength[max(start - self.at, 0) : max(stop - self.at, 0)]
+        whole = (strength >= 1).all(axis=(1, 2, 3), keepdims=True)
+        return bool(((strength > 0) & ~whole).any())
+
     def cut(
         self, start: int, stop: int
     ) -> tuple[UInt8[np.ndarray, "t H W 3"], Float[np.ndarray, "t #H #W 1"]]:
