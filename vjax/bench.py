@@ -100,9 +100,9 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
 
 def _run_config(model: str) -> RunConfig:
     bundle = weights.read_config(model)
-    side = {"height": bundle.height, "width": bundle.width}
+    height, width = bundle.height, bundle.width
     group = Group(
-        (Bucket(frames=1, batch=24, **side), Bucket(frames=bundle.frames, batch=8, **side))
+        (Bucket(1, height, width, batch=24), Bucket(bundle.frames, height, width, batch=8))
     )
     return RunConfig(
         name="bench", trains="dit", model=bundle, init=model, stages=(Stage((group,), steps=1),)
