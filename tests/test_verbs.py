@@ -37,6 +37,7 @@ def test_files_are_stored_under_names_and_found_again():
     request = verbs.from_json({"verb": "infill", **VIDEO, "keep": [[0, 1]]})
     stored = verbs.to_json(request, lambda file: {"name": str(file), "sha256": "0"})
     assert stored["video"] == {"name": "clip.mp4", "sha256": "0"}
+    assert verbs.files(request) == ["clip.mp4"]
     found = verbs.from_json(stored, lambda value: pathlib.Path("elsewhere") / value["name"])
     assert found.video == pathlib.Path("elsewhere/clip.mp4")
     with pytest.raises(RequestError, match="video must be a file"):

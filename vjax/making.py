@@ -12,15 +12,13 @@ from vjax import video as media
 from vjax.order import SAMPLING, Order
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
-from vjax.timeline import Timeline
-from vjax.verbs import Request
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
     """A file to make."""
 
-    timeline: Timeline
+    plan: Plan
     seed: int
     writer: media.Writer
 
@@ -51,7 +49,7 @@ def prepare(order: Order) -> Work:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     pipe = pipeline.load(name, order.dtype)
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
-    files = _files(order.requests[0])
+    files = verbs.files(order.requests[0])
     given = order.requests[0].timeline()
     named = {file: recipe.named(file) for file in files}
     jobs: list[Job] = []
@@ -87,7 +85,7 @@ def prepare(order: Order) -> Work:
                 path = _numbered(order, len(jobs))
             writer, said = _writer(order, path, plan, made, [*files, *order.reads])
             notes.update(dict.fromkeys(said))
-            jobs.append(Job(timeline, seed, writer))
+            jobs.append(Job(plan, seed, writer))
     return Work(pipe, order.sampling, jobs, list(notes))
 
 
@@ -99,16 +97,9 @@ def make(work: Work) -> Iterator[media.Writer]:
     """
     for job in work.jobs:
         with job.writer as writer:
-            for frames in work.pipe.stream(job.timeline, seed=job.seed, **work.sampling):
+            for frames in work.pipe.stream(job.plan, seed=job.seed, **work.sampling):
                 writer.add(frames)
         yield writer
-
-
-def _files(request: Request) -> list[Any]:
-    """The files that a request reads."""
-    kind = type(request)
-    files = [getattr(request, name) for name in verbs.options(kind) if verbs.is_media(kind, name)]
-    return [file for file in files if file is not None]
 
 
 def _numbered(order: Order, index: int) -> pathlib.Path:

@@ -11,7 +11,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vjax.timeline import RequestError, Timeline
-from vjax.verbs.request import Media, Option, Request, is_flag, is_media, options, repeats, to_json
+from vjax.verbs.request import (
+    Media,
+    Option,
+    Request,
+    files,
+    is_flag,
+    is_media,
+    options,
+    repeats,
+    to_json,
+)
 
 VERBS = ("text", "animate", "extend", "infill")  # in the order of the command line's help
 
@@ -22,6 +32,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Timeline",
+    "files",
     "from_json",
     "function",
     "is_flag",

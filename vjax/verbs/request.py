@@ -181,6 +181,13 @@ def to_json(request: Request, name: Callable[[Media], Any] | None = None) -> dic
     return stored
 
 
+def files(request: Request) -> list[Any]:
+    """Every picture and video that a request names."""
+    found: list[Any] = []
+    to_json(request, found.append)
+    return found
+
+
 def _path(media: Media) -> str:
     if isinstance(media, np.ndarray):
         raise RequestError("A request of frames in memory cannot be stored: give it their file.")
