@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -364,6 +366,24 @@ def test_too_long_for_memory_is_an_error_not_a_crash(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="too long"):
         video.read(tmp_path / "a.mp4")
     assert len(video.read(tmp_path / "a.mp4", size=(32, 24)).frames) == 20
+
+
+def test_reading_takes_memory_for_its_result_alone(tmp_path):
+    encode(tmp_path / "a.avi", ramp(100, 720, 1280), "mjpeg", "yuvj420p")
+    program = f"""
+import gc, resource
+from vjax import video
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+video.read({str(tmp_path / "a.avi")!r}, size=(64, 36), frames=9)
+before = peak()
+gc.disable()
+video.read({str(tmp_path / "a.avi")!r}, size=(64, 36))
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert float(done.stdout) < 40  # MB, of 130 for all frames
 
 
 def test_a_contact_sheet_shows_first_and_last_frames():

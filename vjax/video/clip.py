@@ -39,7 +39,8 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     try:
         if path.is_dir():
-            return path
+            with os.scandir(path):
+                return path
         if not path.exists():
             raise MediaError(f"{path} does not exist; check the name.")
         if not path.is_file():

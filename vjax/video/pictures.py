@@ -38,6 +38,7 @@ class Picture:
     def __init__(self, path: pathlib.Path, image: Any, broken: bool):
         self.path, self.image, self.broken = path, image, broken
         self.still = not (image.format in _ANIMATED and getattr(image, "is_animated", False))
+        self.count = 1 if self.still else getattr(image, "n_frames", 1)
         self.tick = 0.005 if image.format == "GIF" else 0.0005
         self.notes: dict[str, None] = {}  # in order, each once
 
@@ -56,7 +57,7 @@ class Picture:
             return
         start = 0.0
         first = 1 if getattr(self.image, "default_image", False) else 0  # for old viewers
-        for i in range(first, getattr(self.image, "n_frames", 1)):
+        for i in range(first, self.count):
             try:
                 with _within_limits(self.path):
                     self.image.seek(i)

@@ -6,16 +6,18 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from vjax.video import clip as clips
 from vjax.video import metadata, pictures, streams
 from vjax.video.clip import Clip, MediaError
 from vjax.video.timing import even_rate, on_clock
+
+LONGEST_SOUND = 3600  # seconds: 700 MB at most, as a rule
 
 Size = tuple[int, int]  # width, height
 
@@ -60,6 +62,9 @@ def read(
         clip = _even(path, source, reel, frames)
         if sound and clip.fps and not source.silent:
             at, length = source.origin + reel.starts[0], len(clip.frames) / clip.fps
+            if length > LONGEST_SOUND:
+                note = f"{path} is too long for its sound to be kept."
+                return dataclasses.replace(clip, notes=(*clip.notes, note))
             clip = dataclasses.replace(clip, sound=streams.hear(path, at, length))
         return clip
 
@@ -111,6 +116,9 @@ def _collect(path: pathlib.Path, source, size, begin: float, until: float, count
         if original is None:
             original = found
             target = size(*found) if callable(size) else size or found
+            whole = not begin and count is None and until == math.inf
+            if whole and source.count * target[0] * target[1] * 3 > clips.MAX_BYTES:
+                raise clips.too_long(path)  # at once, not after minutes
         elif found != original:
             changed = "{}x{} to {}x{}".format(*original, *found)
             note = f"{path} changes its size from {changed}: later frames were scaled and cut."
@@ -149,15 +157,20 @@ def _even(path: pathlib.Path, source, reel: _Reel, count: int | None) -> Clip:
         if source.broken or (source.silent and end < 0.9 * expected - 0.1):
             source.notes.setdefault(clips.broken(path, len(starts), end, expected))
     rate, end = even_rate(starts, end, source.tick, source.declared)
-    index = on_clock(starts, end, rate, slack=source.tick)[:count]
-    if len(index) * reel.frames[0].nbytes > clips.MAX_BYTES:
+    if end * rate * reel.frames[0].nbytes > clips.MAX_BYTES:  # one frame may last for days
         raise clips.too_long(path)
-    frames = np.empty((len(index), *reel.frames[0].shape), np.uint8)
+    index = on_clock(starts, end, rate, slack=source.tick)[:count]
+    return Clip(_stacked(reel.frames, index), rate, tuple(source.notes))
+
+
+def _stacked(frames: list, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames of an index that never steps back; each is let go when it is copied."""
+    stacked = np.empty((len(index), *frames[0].shape), np.uint8)
     for beat, i in enumerate(index):
-        frames[beat] = reel.frames[i]
+        stacked[beat] = frames[i]
         if beat + 1 == len(index) or index[beat + 1] != i:
-            reel.frames[i] = None  # so that no two copies of the whole are held
-    return Clip(frames, rate, tuple(source.notes))
+            frames[i] = None
+    return stacked
 
 
 # ----------------------------------------------------------------------------------------- folders
@@ -206,4 +219,4 @@ def _read_folder(folder: pathlib.Path, size, count: int | None) -> Clip:
             raise clips.too_long(folder)
     fps = metadata.stored(paths[0]).get("fps")
     fps = float(fps) if isinstance(fps, int | float) and 0.01 <= fps <= 1000 else None
-    return Clip(np.stack(frames), fps, tuple(notes))
+    return Clip(_stacked(frames, range(len(frames))), fps, tuple(notes))

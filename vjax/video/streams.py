@@ -27,7 +27,7 @@ _DEMUXERS = (
     "jpegxl_pipe,jpegxl_anim,j2k_pipe,ppm_pipe,pgm_pipe,pam_pipe,qoi_pipe,sgi_pipe"
 )
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"<?xml", b"<MPD", b"<smil")
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]")
 
 
 @contextlib.contextmanager
@@ -43,9 +43,9 @@ def opened(path: pathlib.Path) -> Iterator[Any]:
         raise MediaError(f"{path} refers to another file ({url}), which is not read.")
 
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": ""}
+    options["max_pixels"] = str(MAX_PIXELS)
     # Tags may be in any encoding, which PyAV minded until version 19.
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    options |= {"max_pixels": str(MAX_PIXELS), "max_streams": "64"}
     with path.open("rb") as file:
         head = file.read(64)
         if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
@@ -101,6 +101,7 @@ class Video:
         self.declared = float(rate) if rate and 0.01 <= float(rate) <= 1000 else None
         self.still = container.format.name.endswith("_pipe")
         self.silent = not container.streams.audio
+        self.count = self.stream.frames  # 0 where that is not known
         self.origin = float((self.stream.start_time or 0) * self.stream.time_base)
         if self.stream.duration is not None:
             self.expected = float(self.stream.duration * self.stream.time_base)
@@ -243,11 +244,12 @@ def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator
             container.seek(int(begin / stream.time_base), stream=stream)
         frames = _frames(container, stream, decoder, strict)
         frame = next(frames, None)
-        if frame is not None and _time(frame) <= begin:
+        if frame is not None and not _time(frame) > begin:
             yield frame
             yield from frames
             return
-        container.seek(first, stream=stream)  # some seek too far
+        with contextlib.suppress(av.FFmpegError):
+            container.seek(first, stream=stream)  # some seek too far
         decoder.flush_buffers()
     yield from _frames(container, stream, decoder, strict)
 

@@ -34,6 +34,8 @@ def even_rate(
     def fitting(edges: Float[np.ndarray, "N"]) -> float | None:
         found = []
         for order, rate in enumerate([*first, *familiar, *hundredths, *own]):
+            if rate > 1000:
+                continue
             beats = np.rint(edges * rate)
             error = np.abs(beats / rate - edges).max()
             if error <= slack and (np.diff(beats, prepend=0) >= 1).all():
