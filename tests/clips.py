@@ -20,14 +20,23 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 
 def encode(
-    path, frames, codec="libx264", pixels="yuv420p", *, rate=10, times=None, setup=None, **options
+    path,
+    frames,
+    codec="libx264",
+    pixels="yuv420p",
+    *,
+    rate=10,
+    times=None,
+    clock=1000,
+    setup=None,
+    **options,
 ):
-    """A video as another program would write it; `times` of its frames in milliseconds."""
+    """A video as another program would write it; `times` of its frames by a clock."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
-        tick = Fraction(1, rate if times is None else 1000)
+        tick = Fraction(1, rate if times is None else clock)
         stream.codec_context.time_base = tick
         if setup:
             setup(out, stream)

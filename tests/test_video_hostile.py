@@ -78,6 +78,19 @@ def test_a_size_is_checked_before_memory_is_taken(tmp_path, name, data):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
 
 
+def test_a_frame_that_lasts_for_days_is_too_long(tmp_path):
+    encode(tmp_path / "a.mkv", ramp(3), times=[0, 40, 10**9])
+    with pytest.raises(MediaError, match="too long"):
+        video.read(tmp_path / "a.mkv")
+
+
+def test_a_clock_that_runs_wild_is_slowed_down(tmp_path):
+    encode(tmp_path / "a.mp4", ramp(4), times=[0, 1, 2, 9000], clock=90_000)
+    shown = video.read(tmp_path / "a.mp4")
+    assert shown.fps <= 1000
+    assert len(shown.frames) <= 200
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense", b"\0" * 40]

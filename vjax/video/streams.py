@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -139,18 +139,20 @@ class Video:
             yield start, float((frame.duration or 0) * frame.time_base), size, make
 
     def _decoded(self, begin: float) -> Iterator[Any]:
-        count = 0
+        count, begin = 0, self.origin + begin
         try:
-            for frame in _decode(self.container, self.stream, self.origin + begin, strict=True):
+            for frame in _decode(self.container, self.stream, begin):
                 yield frame
                 count += 1
         except _Damaged:
             # Threads lose whole frames that are near a damaged one: the rest goes without them.
-            self.broken = True
             with opened(self.path) as container:
                 stream = container.streams[self.stream.index]
-                frames = _decode(container, stream, self.origin + begin, strict=False)
+                frames = _decode(container, stream, begin, self._note_damage)
                 yield from itertools.islice(frames, count, None)
+
+    def _note_damage(self) -> None:
+        self.broken = True
 
     def _progressive(self, begin: float) -> Iterator[tuple[Any, tuple[int, int, int]]]:
         """Frames with whole pictures, and the codes that say what their colours mean."""
@@ -216,16 +218,20 @@ class Video:
 
 
 class _Damaged(Exception):
-    """A part of a stream cannot be decoded."""
+    """A part of a stream cannot be decoded, or seems to be missing."""
 
 
-def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator[Any]:
+def _decode(
+    container: Any, stream: Any, begin: float, damaged: Callable[[], None] | None = None
+) -> Iterator[Any]:
     """The frames of a stream from some time before `begin` on, as the stream counts seconds.
 
-    Those that cannot be decoded are left out; if `strict`, the first of them ends it.
+    Args:
+        damaged: is called for each part that cannot be decoded, and is left out. Without it,
+            decoding is quicker, and the first such part ends it.
 
     Raises:
-        _Damaged: such a frame, if `strict`.
+        _Damaged: there is such a part, or it looks like that.
     """
     import av
 
@@ -234,7 +240,7 @@ def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator
         # ffmpeg's own decoders do not see their alpha.
         decoder = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[decoder.name], "r")
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
-    if strict:
+    if damaged is None:
         decoder.thread_type = "AUTO"
     else:
         decoder.thread_count = 1
@@ -242,7 +248,7 @@ def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator
     if begin > float(first * stream.time_base):
         with contextlib.suppress(av.FFmpegError):  # no index: read from the start
             container.seek(int(begin / stream.time_base), stream=stream)
-        frames = _frames(container, stream, decoder, strict)
+        frames = _frames(container, stream, decoder, damaged)
         frame = next(frames, None)
         if frame is not None and not _time(frame) > begin:
             yield frame
@@ -251,7 +257,7 @@ def _decode(container: Any, stream: Any, begin: float, strict: bool) -> Iterator
         with contextlib.suppress(av.FFmpegError):
             container.seek(first, stream=stream)  # some seek too far
         decoder.flush_buffers()
-    yield from _frames(container, stream, decoder, strict)
+    yield from _frames(container, stream, decoder, damaged)
 
 
 def _time(frame: Any) -> float:
@@ -260,29 +266,37 @@ def _time(frame: Any) -> float:
     return math.nan if time is None else float(time * frame.time_base)
 
 
-def _frames(container: Any, stream: Any, decoder: Any, strict: bool) -> Iterator[Any]:
+def _frames(container: Any, stream: Any, decoder: Any, damaged) -> Iterator[Any]:
     import av
 
-    packets = container.demux(stream)
+    def report(error: Exception) -> None:
+        if damaged is None:
+            raise _Damaged from error
+        damaged()
+
+    packets, announced, shown = container.demux(stream), -math.inf, -math.inf
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
-            if strict:
-                raise _Damaged from error
+            report(error)
             return
         if packet is None:
-            return
+            break
+        if packet.size and packet.pts is not None and not packet.is_discard:
+            announced = max(announced, float(packet.pts * packet.time_base))
         try:
             frames = decoder.decode(packet)
         except av.FFmpegError as error:
-            if strict:
-                raise _Damaged from error
+            report(error)
             continue
         for frame in frames:
-            if strict and frame.is_corrupt:
-                raise _Damaged
+            shown = max(shown, _time(frame))
+            if frame.is_corrupt:
+                report(ValueError("a corrupt frame"))
             yield frame
+    if damaged is None and shown < announced:
+        raise _Damaged  # threads do not report an error in the last frames
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
@@ -328,7 +342,7 @@ def hear(path: pathlib.Path, begin: float, length: float) -> Sound | None:
         samples = np.zeros((round(length * rate), channels), np.int16)
         resampler = av.AudioResampler("s16", "stereo" if channels == 2 else "mono", rate)
         position = None
-        for frame in _decode(container, stream, begin, strict=False):
+        for frame in _decode(container, stream, begin, lambda: None):
             if frame.pts is not None:
                 at = round((float(frame.pts * frame.time_base) - begin) * rate)
                 # Coarse clocks tremble: only what is a real gap becomes one.
