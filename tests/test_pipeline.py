@@ -31,6 +31,11 @@ def short(seed: int) -> np.ndarray:
     return pipe()(SHORT, seed=seed)
 
 
+def test_a_pipeline_says_what_it_is():
+    shown = repr(Pipeline(tiny.bundle(tiny.model(origin="seed 3", licence="MIT"))))
+    assert shown == "<Pipeline tiny: 9 frames of 32x32 at 8 fps, licence MIT, made by seed 3>"
+
+
 # --- Stages --------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,12 @@ class Method:
 class Pipeline(Stages):
     """Makes videos from timelines; its stages can be called on their own."""
 
+    def __repr__(self) -> str:
+        model = self.config
+        shape = f"{model.frames} frames of {model.width}x{model.height} at {model.fps:g} fps"
+        made = f", made by {model.origin}" if model.origin else ""
+        return f"<Pipeline {model.name}: {shape}, licence {model.licence}{made}>"
+
     # --- From request to frames ------------------------------------------------------------------
 
     def plan(self, timeline: Timeline) -> Plan:

@@ -1,0 +1,127 @@
+"""The README's commands and code run as they stand, on a model of its shape that is quick."""
+
+import importlib
+import os
+import pathlib
+import re
+import shlex
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from vjax import validation, weights
+from vjax import video as media
+
+ROOT = pathlib.Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.S | re.M)
+SHAPE = ("fps", "frames", "height", "width", "max_frames", "min_side", "max_side", "vocabulary")
+SMALL = [
+    "--stages=({'groups': ({'buckets': ({'frames': 5, 'height': 32, 'width': 32, 'batch': 8},)},),"
+    " 'steps': 1},)",
+    *[f"--model.{field}" for field in ("frames=5", "height=32", "width=32", "min_side=32")],
+    "--sample_prompts=()",
+]
+SMALLEST = {
+    "sample": ["--steps", "1"],
+    "evaluate": ["--count", "1", "--only", "one thing"],
+    "bench": ["--runs", "1", "--steps", "1", "--model", "assets/default"],
+    "train": {
+        "world_vae": [*SMALL, "--model.vae.base_dim=4", "--model.vae.decoder_base_dim=4"],
+        "world_dit": [*SMALL, "--model.dit.width=16", "--model.dit.depth=1", "--model.dit.ffn=16"],
+    },
+}
+
+
+def commands() -> list[list[str]]:
+    """The arguments of each `python -m vjax.…`: module, then what follows it."""
+    found = []
+    for language, text in BLOCKS:
+        if language in ("sh", "bash", "console"):
+            for line in re.sub(r"\\?\n +(?=[-\[])", " ", text).splitlines():
+                for command in re.split(r"&&|;|\|(?= )", line) if "[" not in line else [line]:
+                    words = shlex.split(command, comments=True)
+                    if words[1:2] == ["-m"] and words[2].startswith("vjax."):
+                        found.append(words[2:])
+    return found
+
+
+def is_synopsis(command: list[str]) -> bool:
+    """Whether it has parts to fill in: `[--seed N]`, FILE, …"""
+    return any("[" in word or "…" in word or re.fullmatch("[A-Z]{2,}", word) for word in command)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a model of the default one's shape, a photo and a clip."""
+    directory = tmp_path_factory.mktemp("readme")
+    shape = {name: getattr(weights.read_config("default"), name) for name in SHAPE}
+    model = validation.override(tiny.model(**shape), ["--dit.patch=(1,2,2)", "--dit.depth=1"])
+    weights.save(directory / "assets" / "default", tiny.bundle(model))
+    (directory / "configs").symlink_to(ROOT / "configs")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def in_place(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(weights, "ASSETS", place / "assets")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def main(module: str, arguments: list[str]) -> int | str | None:
+    try:
+        return importlib.import_module(module).main(arguments)
+    except SystemExit as done:
+        return done.code
+
+
+def prepare(arguments: list[str]) -> None:
+    """Makes the photos and clips that a command reads."""
+    for before, name in zip(["", *arguments], arguments, strict=False):
+        if before in ("--out", "--prompt") or os.path.exists(name):
+            continue
+        if name.endswith((".png", ".jpg", ".webp")):
+            media.write(name, tiny.clip(1, 96, 96), 16)
+        elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
+            assert main("vjax.sample", ["--prompt", "a red circle", "--out", name]) == 0
+        elif name.endswith((".mp4", ".webm", ".gif")):
+            media.write(name, tiny.clip(33, 96, 96), 16)
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if not is_synopsis(c)], ids=" ".join)
+def test_a_command_runs(command):
+    module, *arguments = command
+    small = SMALLEST.get(module.removeprefix("vjax."), [])
+    if isinstance(small, dict):
+        small = small[pathlib.Path(arguments[0]).stem]
+    prepare(arguments)
+    assert main(module, arguments + ([] if "--help" in arguments else small)) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if is_synopsis(c)], ids=" ".join)
+def test_a_synopsis_names_what_there_is(command, capsys):
+    module, *arguments = command
+    verb = [word for word in arguments[:1] if re.fullmatch("[a-z]+", word)]
+    assert main(module, [*verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in re.findall(r"--[a-z][\w-]*", " ".join(arguments)):
+        assert re.search(rf"{option}\b", shown), f"{option} is not an option of {module}"
+
+
+def test_the_code_runs():
+    code = [text for language, text in BLOCKS if language == "python"]
+    given = {
+        "image": tiny.clip(1, 96, 96)[0],
+        "pixels": tiny.clip(33, 96, 96)[None] / np.float32(127.5) - 1,
+        "t": jnp.full((1,), 0.5),
+    }
+    assert code
+    for text in code:
+        exec(text, given)
+
+
+def test_commands_are_found():
+    modules = {command[0] for command in commands()}
+    assert modules >= {"vjax.sample", "vjax.train", "vjax.evaluate", "vjax.bench"}
