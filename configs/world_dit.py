@@ -38,14 +38,18 @@ def clip(frames: int, height: int, width: int, batch: int, **known) -> Bucket:
     return Bucket(frames=frames, height=height, width=width, batch=batch, time_mean=mean, **known)
 
 
-# Every update has pictures too. Small clips cost little and teach motion as well.
+# Every update has pictures too. Small clips cost little and teach motion as well. What a request
+# can know is known in training: the first frame or a prefix everywhere, later frames (anchors),
+# what lies outside a region (boxes), and what an earlier window of a long video left (lead).
 CLIPS = (
-    Group((picture(96, 96), clip(17, 96, 96, batch=24)), share=0.3),
-    Group((picture(96, 96), clip(17, 64, 64, batch=56)), share=0.3),
-    Group((picture(96, 96), clip(33, 96, 96, batch=16)), share=0.15),
-    Group((picture(96, 96), clip(33, 96, 96, batch=16, anchors=2)), share=0.1),
-    Group((picture(80, 128), clip(17, 80, 128, batch=24)), share=0.075),
-    Group((picture(128, 80), clip(17, 128, 80, batch=24)), share=0.075),
+    Group((picture(96, 96), clip(17, 96, 96, batch=24)), share=0.27),
+    Group((picture(96, 96), clip(17, 64, 64, batch=56)), share=0.27),
+    Group((picture(96, 96), clip(33, 96, 96, batch=16)), share=0.13),
+    Group((picture(96, 96), clip(33, 96, 96, batch=16, anchors=2)), share=0.09),
+    Group((picture(96, 96), clip(33, 96, 96, batch=16, lead=4)), share=0.05),
+    Group((picture(96, 96), clip(17, 96, 96, batch=24, boxes=True)), share=0.05),
+    Group((picture(80, 128), clip(17, 80, 128, batch=24)), share=0.07),
+    Group((picture(128, 80), clip(17, 128, 80, batch=24)), share=0.07),
 )
 
 

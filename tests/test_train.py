@@ -375,7 +375,9 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
     # What a finished run leaves.
     assert made == runs / "run" / "bundle"
     pipe = vjax.load(made)
-    assert "step 30" in pipe.config.origin
+    source = weights.fingerprint(config.init)
+    said = f"run: 30 updates, seed 0, started from {source}, VAE {source}"
+    assert pipe.config.origin == said
     assert pipe.config.vae == MODEL.vae
     clip = media.read(runs / "run" / "samples" / "0000030.mp4")
     assert clip.frames.shape == (5, 32, 32, 3)

@@ -32,7 +32,6 @@ from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
 from vjax.training.resume import inputs
 from vjax.training.start import Start, starting_point
 from vjax.training.state import compile_ahead, init_state, restart, train_step
-from vjax.training.task import Task
 
 log = logging.getLogger("vjax")
 
@@ -139,13 +138,13 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                 if config.checkpoint_every:
                     checkpoints.save(done, state)
             if over:
-                _export(task, run_dir, state, frozen, tokenizer)
+                _export(begin, run_dir, state, frozen)
             if stop.requested and last:
                 checkpoints.wait()
             if last or shows:
                 try:
                     if not over:
-                        _export(task, run_dir, state, frozen, tokenizer)
+                        _export(begin, run_dir, state, frozen)
                     with stop.breaks_off():  # who asks to stop may not wait for samples
                         if shows:
                             preview.write(task, run_dir, done, writer)
@@ -165,7 +164,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
         if over and config.minutes is not None:
             _write_repeat(config, plan, data, done, run_dir / "repeat.py")
         if done == start:  # the run had ended, but perhaps before its bundle was written
-            _export(task, run_dir, state, frozen, tokenizer)
+            _export(begin, run_dir, state, frozen)
 
 
 def _due(every: int, done: int, over: bool) -> bool:
@@ -173,13 +172,14 @@ def _due(every: int, done: int, over: bool) -> bool:
     return bool(every) and (done % every == 0 or over)
 
 
-def _export(task: Task, run_dir: pathlib.Path, state, frozen, tokenizer) -> None:
+def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
     """Writes the averaged weights as a bundle."""
     params = jax.device_get({**frozen, **state["ema"]})
-    config, model = task.config, task.model(params)
-    origin = f"{config.name}: step {int(state['step'])}, seed {config.seed}"
+    config, model = begin.task.config, begin.task.model(params)
+    updates, seed = int(state["step"]), config.seed
+    origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"
     model = configs.replace(model, origin=origin)
-    weights.save(run_dir / "bundle", weights.Bundle(model, params, tokenizer))
+    weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
 
 
 def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:

@@ -23,6 +23,7 @@ class Start:
     given: models.Params  # of trained networks that do not start from scratch
     frozen: models.Params  # of networks that are used but not trained
     tokenizer: Tokenizer | None  # of the captions, where they matter
+    sources: str  # which bundles it builds on, by the fingerprints of their weights
 
 
 def starting_point(config: RunConfig) -> Start:
@@ -68,7 +69,12 @@ def starting_point(config: RunConfig) -> Start:
     task = kind(config)
     if not task.trained:
         raise ConfigError("frozen names all the networks that this run could train.")
-    return Start(task, given, frozen, tokenizer)
+    sources = [
+        f"{name} {weights.fingerprint(bundle)}"
+        for name, bundle in (("started from", config.init), ("VAE", config.vae))
+        if bundle is not None
+    ]
+    return Start(task, given, frozen, tokenizer, ", ".join(sources) or "started from nothing")
 
 
 def _check_widths(config: RunConfig) -> None:
