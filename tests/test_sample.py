@@ -261,10 +261,11 @@ def test_an_input_is_never_written_over(bundle, here, capsys):
     ("failure", "expected", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted; 1 of 3 files are finished"),
+        (sample._Terminated(), 143, "interrupted; 1 of 3 files"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "No space left .*1 of 3 files"),
         (MemoryError(), 1, "not enough memory.*1 of 3"),
     ],
-    ids=["interrupted", "disk full", "memory full"],
+    ids=["interrupted", "ended", "disk full", "memory full"],
 )
 def test_what_is_finished_is_kept_and_listed(
     failure, expected, words, bundle, here, capsys, monkeypatch
@@ -409,6 +410,9 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
         (["--prompt", "--seed", "3"], "--prompt needs a value"),
         (["--prompt", os.fsdecode(b"caf\xe9")], "no text in UTF-8"),
         (["--like"], "--like needs a value"),
+        (["--like", ""], "--like: it names nothing"),
+        ([*PROMPT, "--variations", "99999999999"], "at most 10000 files"),
+        (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "9" * 5000 + ":1"], "START:END"),
         ([*PROMPT, "--solver", "magic"], "euler, heun, unipc"),
         ([*PROMPT, "--variations", "0"], "At least 1 variation"),
         ([*PROMPT, "--model", "nothing"], "Unknown model 'nothing'"),

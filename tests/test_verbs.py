@@ -58,6 +58,7 @@ def test_files_are_stored_under_names_and_found_again():
         ({"verb": "text"}, "text needs prompt"),
         ({"verb": "text", "prompt": None}, "text needs prompt"),
         ({"verb": "text", "prompt": 3}, "prompt must be text, got 3"),
+        ({"verb": "text", "prompt": "caf\udce9"}, "prompt is no text in UTF-8"),
         ({"verb": "text", "prompt": {"a": {}}}, "prompt must be text, got dict"),
         ({"verb": "text", "prompt": "a", "promt": "b"}, "no 'promt': did you mean prompt"),
         ({"verb": "infill", **VIDEO, "frames": 5}, "infill has no 'frames'"),

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 
-from vjax import naming, pipeline, recipe, runtime, verbs, weights
+from vjax import naming, pipeline, planning, recipe, runtime, verbs, weights
 from vjax import video as media
 from vjax.order import SAMPLING, Order
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
+from vjax.timeline import RequestError
+
+MOST_FILES = 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +46,9 @@ def prepare(order: Order) -> Work:
     Raises:
         RequestError, MediaError, BundleError: something of it cannot be made.
     """
+    count = len(order.requests) * order.variations
+    if count > MOST_FILES:
+        raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up()
     name = order.model
     if name is None:
@@ -52,13 +58,17 @@ def prepare(order: Order) -> Work:
     files = verbs.files(order.requests[0])
     given = order.requests[0].timeline()
     named = {file: recipe.named(file) for file in files}
+    plan, sound = None, None
     jobs: list[Job] = []
+    taken: set[pathlib.Path] = set()
     notes: dict[str, None] = {}
     for request in order.requests:
-        timeline = dataclasses.replace(given, prompt=request.prompt)
-        plan, method = pipe.check(
-            timeline, seed=order.seed, variations=order.variations, **order.sampling
-        )
+        if plan is None:
+            plan = pipe.plan(given)
+            sound = plan.sound and plan.sound.arrange(plan.kept, plan.frames / plan.fps)
+        else:  # all share the given frames
+            plan = planning.reworded(plan, request.prompt, pipe.config, pipe.tokenizer)
+        _, method = pipe.check(plan, seed=order.seed, variations=order.variations, **order.sampling)
         notes.update(dict.fromkeys([*plan.notes, *plan.warnings]))
         if request.negative and method.config.guidance == 1:
             notes["A guidance of 1 reads no negative prompt, so it changes nothing."] = None
@@ -80,10 +90,11 @@ def prepare(order: Order) -> Work:
             if order.out is None:
                 suffix = ".png" if plan.frames == 1 else ".mp4"
                 path = naming.name(request, seed, method.config, pipe.config.sampler, suffix)
-                path = media.free_path(pathlib.Path(path), {job.writer.path for job in jobs})
+                path = media.free_path(pathlib.Path(path), taken)
             else:
                 path = _numbered(order, len(jobs))
-            writer, said = _writer(order, path, plan, made, [*files, *order.reads])
+            taken.add(path)
+            writer, said = _writer(order, path, plan, sound, made, [*files, *order.reads])
             notes.update(dict.fromkeys(said))
             jobs.append(Job(plan, seed, writer))
     return Work(pipe, order.sampling, jobs, list(notes))
@@ -110,10 +121,14 @@ def _numbered(order: Order, index: int) -> pathlib.Path:
 
 
 def _writer(
-    order: Order, path: pathlib.Path, plan: Plan, made: Recipe, inputs: Sequence[Any]
+    order: Order,
+    path: pathlib.Path,
+    plan: Plan,
+    sound: media.Sound | None,
+    made: Recipe,
+    inputs: Sequence[Any],
 ) -> tuple[media.Writer, list[str]]:
     """What writes a file, and what the user should know of it."""
-    sound = plan.sound and plan.sound.arrange(plan.kept, plan.frames / plan.fps)
     notes = media.check_writable(
         path,
         frames=plan.frames,

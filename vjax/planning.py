@@ -121,6 +121,15 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
     )
 
 
+def reworded(
+    plan: Plan, prompt: str, model: ModelConfig, tokenizer: Tokenizer | None = None
+) -> Plan:
+    """The same plan for another prompt; both share the given frames."""
+    timeline = dataclasses.replace(plan.timeline, prompt=prompt)
+    warnings = tuple(_warnings(timeline, model, tokenizer))
+    return dataclasses.replace(plan, timeline=timeline, warnings=warnings)
+
+
 def latents_of(frames: int, model: ModelConfig) -> int:
     """How many whole latents fit into so many frames."""
     return 1 + (frames - 1) // model.vae.temporal_ratio

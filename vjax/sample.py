@@ -14,12 +14,15 @@ import sys
 import textwrap
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vjax import verbs
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
 from vjax.verbs import Option, Request
+
+if TYPE_CHECKING:
+    from vjax.video import Writer
 
 PROGRAM = "python -m vjax.sample"
 EXAMPLES = f"""\
@@ -31,24 +34,33 @@ examples:
   {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
   {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
 """
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise RequestError("it names nothing.")
+    return text
+
+
 # What every verb takes on the command line beside its own fields.
 OPTIONS = {
-    "prompts": Option("instead of --prompt: a video for each line of FILE", "FILE"),
+    "prompts": Option("instead of --prompt: a video for each line of FILE", "FILE", _named),
     "variations": Option("so many of each, with seeds N, N+1, …", "K", int),
     "seed": Option("decides what is left open (0)", "N", int),
     "steps": Option("sampling steps; default: the model's, as for the next three", "N", int),
     "guidance": Option("how closely to follow the prompt; 1 ignores --negative", "G", float),
     "solver": Option("euler, heun, unipc or stochastic", "NAME"),
     "shift": Option("above 1, more of the steps go to what is coarse", "S", float),
-    "model": Option("one that ships in the package, or its directory", "NAME|DIR"),
+    "model": Option("one that ships in the package, or its directory", "NAME|DIR", _named),
     "dtype": Option("float32 or bfloat16; default: as fits the machine", "TYPE"),
     "out": Option(
         "mp4, webm, gif, webp; without loss: mkv, png (one frame), or a folder of png; default: "
         "a new name that says what was made",
         "FILE",
+        _named,
     ),
     "quality": Option("1 to 100, for mp4, webm and webp; default: high", "Q", int),
-    "like": Option("make FILE again, except for what is given here", "FILE"),
+    "like": Option("make FILE again, except for what is given here", "FILE", _named),
 }
 FLAGS = {"overwrite": Option("replace --out where it exists")}
 
@@ -58,7 +70,7 @@ FLAGS = {"overwrite": Option("replace --out where it exists")}
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise RequestError(f"{message}.")
+        raise RequestError(f"{message.removeprefix('argument ')}.")
 
 
 def _parser(kind: type[Request]) -> _Parser:
@@ -181,7 +193,7 @@ def parse(arguments: list[str]) -> Order:
 
     options, words = _split(arguments)
     like = next((o.partition("=")[2] for o in options[::-1] if o.startswith("--like=")), None)
-    recipe = None if like is None or "--help" in options else recipes.read(like)
+    recipe = recipes.read(like) if like and "--help" not in options else None
     if words and (words[0] in verbs.VERBS or recipe is None):
         kind = verbs.request_type(words.pop(0))
     else:
@@ -238,6 +250,8 @@ def _lines(file: str) -> list[str]:
         text = pathlib.Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"{file} is no text in UTF-8.") from error
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror}.") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise RequestError(f"{file} holds no prompt: write one on each line.")
@@ -251,8 +265,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line: one line per problem, and no traceback for what the user can mend.
 
     Returns:
-        0; 2 where nothing was begun, 1 where making failed, 130 after Ctrl-C. Files that were
-        finished by then are kept, and their paths are on stdout.
+        0; 2 where nothing was begun, 1 where making failed, 130 after Ctrl-C, 143 where the system
+        ended it. Files that were finished by then are kept, and their paths are on stdout.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # paths leave as the very bytes that they are
         sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
@@ -270,16 +284,13 @@ def main(arguments: list[str] | None = None) -> int:
             total, failure, began = len(work.jobs), 1, time.perf_counter()
             for writer in making.make(work):
                 finished += 1
-                width, height = writer.size
                 turn = f"{finished} of {total}: " if total > 1 else ""
-                seconds = time.perf_counter() - began
-                rate = "" if writer.fps is None else f" at {writer.fps:g} fps"
-                _say(f"{turn}{writer.count} frames of {width}x{height}{rate} in {seconds:.1f} s")
+                _say(f"{turn}{_made(writer)} in {time.perf_counter() - began:.1f} s")
                 print(writer.path, flush=True)
                 began = time.perf_counter()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _say(f"vjax.sample: interrupted; {_so_far(finished, total)}.")
-        return 130
+        return 143 if isinstance(interrupt, _Terminated) else 130
     except Exception as error:
         if (why := _for_the_user(error)) is None:
             raise
@@ -287,6 +298,13 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"vjax.sample: {textwrap.shorten(why, 600)}{after}")
         return failure
     return 0
+
+
+def _made(writer: "Writer") -> str:
+    size = "{}x{}".format(*writer.size)
+    if writer.count == 1:
+        return f"1 frame of {size}"
+    return f"{writer.count} frames of {size} at {writer.fps:g} fps"
 
 
 def _so_far(finished: int, total: int) -> str:
@@ -308,10 +326,14 @@ def _for_the_user(error: Exception) -> str | None:
     return str(error) if ours or isinstance(error, OSError) else None
 
 
-def _stop(*_: object) -> None:
-    sys.exit(143)  # through every `finally`, so that nothing half-made is left
+class _Terminated(KeyboardInterrupt):
+    """The system asked to end: the same clean-up as after Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

@@ -19,7 +19,7 @@ class Extend(Request):
     _: dataclasses.KW_ONLY
     seconds: Annotated[float | None, Option(f"how much to add ({SECONDS:g})", "S")] = None
     frames: Annotated[int | None, Option("length of the result, instead of --seconds", "N")] = None
-    before: Annotated[bool, Option("what came before")] = False
+    before: Annotated[bool, Option("make what comes before it, not after")] = False
     fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
 
     def check(self) -> None:

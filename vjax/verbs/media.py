@@ -23,7 +23,7 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Giv
         clip: Any = video.read(source, frames=1 if first else None)
         return Given(
             clip.frames[:1] if first else clip.frames,
-            fps or clip.fps,
+            clip.fps if fps is None else fps,
             sound=getattr(clip, "sound", None),
             notes=tuple(getattr(clip, "notes", ())),
         )

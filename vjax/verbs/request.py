@@ -41,7 +41,9 @@ def parse_size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
-        raise RequestError(f"{text!r} is no size: write width x height, such as 96x96.") from None
+        raise RequestError(
+            f"{_shown(text)} is no size: write width x height, such as 96x96."
+        ) from None
     return width, height
 
 
@@ -51,7 +53,7 @@ def parse_range(text: str) -> tuple[int, int]:
         start, end = (int(part) for part in text.split(":"))
     except ValueError:
         raise RequestError(
-            f"{text!r} is no range of frames: write START:END, such as 0:5."
+            f"{_shown(text)} is no range of frames: write START:END, such as 0:5."
         ) from None
     return start, end
 
