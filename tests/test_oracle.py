@@ -362,6 +362,36 @@ def test_the_relation_is_that_of_the_places():
             assert oracle.agree(facts, reading)["relation"] == (asked == relation), relation
 
 
+def test_a_background_that_fades_into_another_is_none():
+    first, other = (
+        _draw(_one("star", "red", "still", where), 3).astype(np.float32)
+        for where in ("gray", "sky")
+    )
+    share = np.clip((np.arange(33) - 8) / 16, 0, 1)[:, None, None, None]
+    faded = ((1 - share) * first + share * other).astype(np.uint8)
+    reading = oracle.read(faded)
+    assert {shot.background for shot in reading.shots} - {"gray"}
+    for where in ("gray", "sky"):
+        assert not oracle.agree(_one("star", "red", "still", where), reading)["background"]
+
+
+def test_another_colour_for_a_few_frames_is_wrong():
+    for frames in (4, 8):  # few enough to be no group of their own, and more
+        video = _moving()
+        video[-frames:] = video[-frames:][..., ::-1]
+        assert not oracle.agree(STAR, oracle.read(video))["all"]
+
+
+def test_a_wall_that_nobody_asked_for_is_wrong():
+    thing = world.Thing("star", "red", "right")
+    walled = world.Facts((world.Shot((thing,), "sky", wall=True),))
+    video = world.render(walled, 3, frames=33, height=96, width=96)
+    assert oracle.agree(walled, oracle.read(video))["wall"]
+    assert not oracle.agree(_one("star", "red", "right", "sky"), oracle.read(video))["wall"]
+    without = _draw(_one("star", "red", "right", "sky"), 3, side=96)
+    assert not oracle.agree(walled, oracle.read(without))["wall"]
+
+
 def test_a_cut_that_nobody_asked_for_is_wrong_and_all_its_shots_are_read():
     first, other = (_draw(_one("star", "red", "still", where), 3) for where in ("black", "sky"))
     for at in (1, 8, 16, 32):

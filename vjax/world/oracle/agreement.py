@@ -9,11 +9,10 @@ _LATE = 2  # a cut may be so many frames early or late
 def agree(facts: Facts, reading: Reading) -> dict[str, bool]:
     """Which of the facts the reading bears out, and "all" for all of them.
 
-    Keys are "color", "shape", "motion", "background", "count", "camera", "style" and "cut", then
-    "relation" and "permanence" where the facts have them. With two things or two shots a key is
-    true only if it is right in each, and in all that was read between: a clip with cuts that nobody
-    asked for has to be right before and after them. A single frame has no motion, camera or
-    permanence.
+    Keys are "color", "shape", "motion", "background", "count", "wall", "camera", "style" and "cut",
+    then "relation" and "permanence" where the facts have them. With two things or two shots a key
+    is true only if it is right in each, and a clip with cuts that nobody asked for has to be right
+    on both sides of them. A single frame has no motion, camera or permanence.
     """
     expected = [(0, reading.frames)]
     if len(facts.shots) == 2:
@@ -44,6 +43,7 @@ def _agree_shot(shot: Shot, seen: ShotReading, moving: bool) -> dict[str, bool]:
     result = {key: right(order, key) for key in keys}
     result["background"] = seen.background == shot.background
     result["count"] = seen.count == len(shot.things)
+    result["wall"] = seen.wall == shot.wall
     if shot.relation is not None:
         result["relation"] = seen.relation == shot.relation and order is orders[0]
     if moving:

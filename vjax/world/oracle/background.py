@@ -17,6 +17,7 @@ _SPLATS = {
     "grass": ((16, 26, 12), -1, 1),
 }
 NEON_DIM = 0.45
+_CLOSE = 0.1  # by how much another palette may explain a single frame better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ def read_background(video: np.ndarray, skip: np.ndarray) -> Background:
     down = (rows + 0.5).astype(np.float32) / height
     few = small[np.unique(np.linspace(0, frames - 1, min(frames, 5)).astype(int)), ::2, ::2]
     best, best_score, best_away = ("black", False), -1.0, np.zeros(1)
+    by_frame = {}
     for name in facts.BACKGROUNDS:
         for dim in (False, True):
             zooms = (1.0, 0.77, 0.6) if name not in ("black", "gray") else (1.0,)
@@ -67,11 +69,14 @@ def read_background(video: np.ndarray, skip: np.ndarray) -> Background:
                 difference = few - color[None, :, None]
                 aways.append(family_distance(difference, name, NEON_DIM if dim else 1.0))
             scores = [np.maximum(1 - away / 50, 0).mean(axis=(1, 2)) for away in aways]
-            score = float(np.max(scores, axis=0).mean()) - (0.08 if dim else 0.0)
+            by_frame[name, dim] = np.max(scores, axis=0) - (0.08 if dim else 0.0)
+            score = float(by_frame[name, dim].mean())
             if score > best_score:
                 best, best_score = (name, dim), score
                 best_away = aways[int(np.mean(scores, axis=1).argmax())]
     name, dim = best
+    # One that changes on the way is no such background.
+    holds = (by_frame[best] > np.max(list(by_frame.values()), axis=0) - _CLOSE).all()
     # Two rounds of least squares for colour = a + b * y in each frame, on the pixels that fit.
     small = small[:, :, ::2]
     y = (down - 0.5)[None, :, None]
@@ -90,7 +95,7 @@ def read_background(video: np.ndarray, skip: np.ndarray) -> Background:
         colors = mean[:, None, :] + slope[:, None, :] * (down - 0.5)[None, :, None]
     full = ((np.arange(height, dtype=np.float32) + 0.5) / height - 0.5)[None, :, None]
     return Background(
-        name if np.quantile(best_away, 0.35) < 40 else UNKNOWN,
+        name if holds and np.quantile(best_away, 0.35) < 40 else UNKNOWN,
         dim,
         (mean[:, None, :] + slope[:, None, :] * full).astype(np.float32),
     )

@@ -23,6 +23,8 @@ from vjax.world.oracle.tracks import (
     track_color,
 )
 
+_MIXED = 2  # frames on each side of a cut that may mix two shots
+
 
 @dataclasses.dataclass(frozen=True)
 class ThingReading:
@@ -44,7 +46,7 @@ class ThingReading:
 
 @dataclasses.dataclass(frozen=True)
 class ShotReading:
-    """What the frames from `start` up to `stop` show.
+    """What the frames from `start` up to `stop` show, without the few beside a cut.
 
     `count` is how many things there are throughout, None where some come and go. Two things are
     ordered such that `relation` is that of the first to the second. `permanence`
@@ -123,10 +125,8 @@ def _relate(first: ThingReading, second: ThingReading) -> tuple[str, bool]:
     return (name if max(across, along) > 0 else UNKNOWN), bool(side[axis] < 0)
 
 
-def _read_shot(
-    video: np.ndarray, start: int, fps: float, pixels: bool, cut: tuple[bool, bool]
-) -> ShotReading:
-    """`pixels`: it is pixel art. `cut`: whether there is one before and one after."""
+def _read_shot(video: np.ndarray, start: int, fps: float, pixels: bool) -> ShotReading:
+    """`pixels`: it is pixel art."""
     frames, height, width, _ = video.shape
     scale = min(height, width)
     walled = has_wall(video)
@@ -143,7 +143,7 @@ def _read_shot(
     if background.name in ("black", "gray") or walled:
         camera = Camera("static", np.zeros(frames), np.ones(frames))
     else:
-        camera = read_camera(video, out, wall, fps, (2 * cut[0], frames - 2 * cut[1]), 0.06 * glows)
+        camera = read_camera(video, out, wall, fps, 0.06 * glows)
     shapes: list[Shape | None] = [None] * len(things)
     relation = None
     if len(things) == 2:
@@ -211,8 +211,10 @@ def read(video: UInt8[np.ndarray, "T H W 3"], fps: float = 16.0) -> Reading:
     edges = (0, *cuts, len(video))
     shots = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        around = (start > 0, stop < len(video))
-        shot = _read_shot(small[start:stop], start, fps, side > 1, around)
+        if stop - start > 4 * _MIXED:
+            start += _MIXED * (start > 0)
+            stop -= _MIXED * (stop < len(video))
+        shot = _read_shot(small[start:stop], start, fps, side > 1)
         if side > 1:
             things = tuple(
                 dataclasses.replace(t, centroid=t.centroid * side, radius=t.radius * side)

@@ -95,7 +95,7 @@ def track_color(thing: list[Track]) -> str:
             name = name_color(sight.value)
             names[name] = names.get(name, 0) + 1
     name = max(names, key=names.__getitem__)
-    return name if names[name] >= 0.85 * sum(names.values()) else UNKNOWN
+    return name if names[name] >= _ALWAYS * sum(names.values()) else UNKNOWN
 
 
 def seen_whole(sights: Track, beside_wall: bool = False) -> list[int]:
