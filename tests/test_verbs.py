@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import vjax
-from vjax import verbs
+from vjax import verbs, video
 from vjax.timeline import RequestError, Timeline
 
 VIDEO = {"video": "clip.mp4", "prompt": "a"}
@@ -169,3 +169,11 @@ def test_arrays_of_any_kind_are_the_same_frames(given):
 def test_other_arrays_are_refused(given, message):
     with pytest.raises(RequestError, match=message):
         vjax.animate(given, "a")
+
+
+def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):
+    video.write(tmp_path / "a.mp4", np.zeros((3, 720, 2560, 3), np.uint8), 8)
+    timeline = vjax.extend(tmp_path / "a.mp4", "a")
+    assert timeline.pixels.shape == (3, 360, 1280, 3)
+    assert any("2560x720" in note for note in timeline.notes)
+    assert vjax.animate(tmp_path / "a.mp4", "a").pixels.shape == (1, 360, 1280, 3)

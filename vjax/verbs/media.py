@@ -1,10 +1,11 @@
 """What the user gives: files, or arrays of any kind that holds pictures, as frames."""
 
 import os
-from typing import Any
 
 from vjax.timeline import Given, as_frames
 from vjax.verbs.request import Media
+
+LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
 
 
 def read(source: Media, fps: float | None = None, *, first: bool = False) -> Given:
@@ -20,12 +21,18 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Giv
     if isinstance(source, str | os.PathLike):
         from vjax import video
 
-        clip: Any = video.read(source, frames=1 if first else None)
-        return Given(
-            clip.frames[:1] if first else clip.frames,
-            clip.fps if fps is None else fps,
-            sound=getattr(clip, "sound", None),
-            notes=tuple(getattr(clip, "notes", ())),
-        )
+        notes = []
+
+        def bounded(width: int, height: int) -> tuple[int, int]:
+            scale = LONGEST_SIDE / max(width, height)
+            if scale >= 1:
+                return width, height
+            small = max(1, round(width * scale)), max(1, round(height * scale))
+            notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
+            return small
+
+        clip = video.read(source, size=bounded, frames=1 if first else None)
+        rate = clip.fps if fps is None else fps
+        return Given(clip.frames, rate, clip.sound, (*clip.notes, *notes))
     frames = as_frames(source)
     return Given(frames[:1] if first else frames, fps)

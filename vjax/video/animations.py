@@ -96,6 +96,8 @@ def gif(job: Job) -> Iterator[Encode]:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = count, Fraction(1, 100)
             palettes.vpush(frame)
+            with contextlib.suppress(av.BlockingIOError):  # counts its colours and lets it go
+                palettes.vpull()
             waiting.write(pixels.data)
             count += 1
 
