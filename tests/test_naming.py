@@ -51,6 +51,10 @@ def test_a_name_is_short_in_any_script_and_leaves_room_for_a_number(prompt, seed
         assert "--" not in made
 
 
+def test_marks_belong_to_their_letters():
+    assert name("लाल वृत्त") == "text-लाल-वृत्त-0.mp4"
+
+
 def test_words_are_kept_whole_where_they_are_short():
     assert name("a very long prompt " * 20).startswith("text-a-very-long-prompt-a-very")
     assert "-long-prompt-0" in name("long prompt " * 20) or "-long-0" in name("long prompt " * 20)

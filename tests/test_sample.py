@@ -362,6 +362,12 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
     code, _, err = run(capsys, "--like", "o.png", "--model", bundle, "--dtype", "bfloat16")
     assert code == 0
     assert any("jax 0.0.1" in line and "dtype float32" in line for line in err)
+    hostile = {**media.read_metadata("o.png"), "platform": "x\n\x1b[2J" * 2000}
+    media.write("h.png", tiny.clip(1), None, metadata=hostile)
+    code, _, err = run(capsys, "--like", "h.png", "--model", bundle)
+    assert (code, len(err)) == (0, 2)
+    assert max(map(len, err)) < 3000
+    assert "\x1b" not in err[0]
 
 
 # --- Bad input -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import io
 import pathlib
 import signal
 import sys
-import textwrap
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from vjax.verbs import Option, Request
 if TYPE_CHECKING:
     from vjax.video import Writer
 
+LONGEST_LINE = 800  # characters on stderr
 PROGRAM = "python -m vjax.sample"
 EXAMPLES = f"""\
 examples:
@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
         if (why := _for_the_user(error)) is None:
             raise
         after = f" ({_so_far(finished, total)})" if finished else ""
-        _say(f"vjax.sample: {textwrap.shorten(why, 600)}{after}")
+        _say(f"vjax.sample: {why}{after}")
         return failure
     return 0
 
@@ -312,7 +312,8 @@ def _so_far(finished: int, total: int) -> str:
 
 
 def _say(text: str) -> None:
-    """A line on stderr; what comes from files and prompts can neither break nor steer it."""
+    """A line on stderr; what comes from files and prompts can neither break, steer nor flood it."""
+    text = text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE // 2] + " … " + text[-100:]
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     print("".join(shown), file=sys.stderr, flush=True)
 
