@@ -165,6 +165,8 @@ def test_a_resized_binary_mask_stays_binary():
         (vjax.extend(clip(9), "a", seconds=1e9), "at most 600 seconds"),
         (vjax.extend(clip(9), "a", seconds=0.03), "less than one frame at 16.*0.062"),
         (vjax.extend(clip(9), "a", frames=5), "no room"),
+        (vjax.extend(clip(9), "a", fps_in=0), "rate of 0"),
+        (vjax.extend(clip(1), "a", fps_in=-1), "rate of -1"),
         (Timeline("a", after=math.nan, pixels=clip(1), strength=clip(1)[:, :1, :1, :1]), "added"),
     ],
 )

@@ -213,16 +213,16 @@ class Pipeline(Stages):
     ) -> tuple[Plan, Method]:
         """Raises RequestError for what this model cannot make, before anything is computed."""
         plan = timeline if isinstance(timeline, Plan) else self.plan(timeline)
-        if variations < 1:
+        if not _is_whole(variations) or variations < 1:
             raise RequestError(f"At least 1 variation is needed, got {variations}.")
-        if not 0 <= seed <= 2**32 - variations:
+        if not _is_whole(seed) or not 0 <= seed <= 2**32 - variations:
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}, got {seed}.")
         given = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
         used: dict[str, Any] = {
             name: getattr(self.config.sampler, name) if value is None else value
             for name, value in given.items()
         }
-        if not 1 <= used["steps"] <= 1000:
+        if not _is_whole(used["steps"]) or not 1 <= used["steps"] <= 1000:
             raise RequestError(
                 f"Sampling takes at least 1 step and at most 1000, got {used['steps']}."
             )
@@ -372,3 +372,7 @@ def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:
     for first in range(start, stop, 16):
         last = min(first + 16, stop)
         yield np.stack([canvas.cut(first, last)[0] for canvas in canvases])
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int | np.integer)

@@ -308,6 +308,10 @@ def _given(timeline: Timeline, model: ModelConfig, width: int, height: int, fps:
             strength = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
             strength = np.rint(strength) if binary else strength
     from_fps = model.fps if timeline.pixels_fps is None else timeline.pixels_fps
+    if not 0.01 <= from_fps <= 1000:
+        raise RequestError(
+            f"The given frames cannot have a rate of {from_fps:g}: it is from 0.01 to 1000."
+        )
     if count > 1 and not math.isclose(from_fps, fps, rel_tol=1e-3):
         index = media.resample(np.arange(count), from_fps, fps)
         _check_resampled(strength, index, from_fps, fps)
