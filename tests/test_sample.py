@@ -387,7 +387,7 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
         (["extend", "{inputs}/five.mp4", *PROMPT, "--keep", "0:1"], "an option of infill"),
         (["extend", *PROMPT], "extend needs video"),
         (["extend", "a.mp4", "b.mp4", *PROMPT], "no place for 'b.mp4'"),
-        (["a", "red", "circle"], "no verb 'a'"),
+        (["--prompt", "a", "red", "circle"], "no verb 'red'.*in quotes"),
         (["infill", "{inputs}/five.mp4", *PROMPT], "at least one range"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "0:7"], "frames 0 to 5"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "some"], "START:END"),

@@ -189,15 +189,22 @@ def parse(arguments: list[str]) -> Order:
     Raises:
         RequestError, MediaError: it cannot be understood, or a file that it names cannot be used.
     """
-    from vjax import recipe as recipes
-
     options, words = _split(arguments)
     like = next((o.partition("=")[2] for o in options[::-1] if o.startswith("--like=")), None)
-    recipe = recipes.read(like) if like and "--help" not in options else None
-    if words and (words[0] in verbs.VERBS or recipe is None):
-        kind = verbs.request_type(words.pop(0))
-    else:
-        kind = verbs.request_type(recipe.request["verb"] if recipe else "text")
+    recipe, verb = None, "text"
+    if like and "--help" not in options:
+        from vjax import recipe as recipes
+
+        recipe = recipes.read(like)
+        verb = recipe.request["verb"]
+    if words and words[0] in verbs.VERBS:
+        verb = words.pop(0)
+    elif words and recipe is None:
+        raise RequestError(
+            f"There is no verb {_short(words[0])!r}: choose one of {', '.join(verbs.VERBS)}; "
+            'a prompt is put in quotes, --prompt "a red circle".'
+        )
+    kind = verbs.request_type(verb)
     _check_belongs(kind, options)
     settings = vars(_parser(kind).parse_args(options))
     fields = verbs.options(kind)
