@@ -45,24 +45,6 @@ def test_a_clip_comes_back_with_its_frames_timing_and_settings(tmp_path, suffix,
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_png_is_exact_and_one_frame(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (1, 13, 17, 3), np.uint8)
-    video.write(tmp_path / "a.png", noise, None, metadata=SETTINGS)
-    np.testing.assert_array_equal(video.read(tmp_path / "a.png").frames, noise)
-    assert video.read(tmp_path / "a.png").fps is None
-    assert video.read_metadata(tmp_path / "a.png") == SETTINGS
-    with pytest.raises(MediaError, match="one frame"):
-        video.write(tmp_path / "b.png", ramp(2), 16)
-
-
-def test_webp_is_exact_whatever_changes_between_frames(tmp_path):
-    frames = np.random.default_rng(0).integers(0, 256, (1, 21, 27, 3), np.uint8).repeat(6, axis=0)
-    frames[2, 11, 13] ^= 255  # one pixel at odd coordinates
-    frames[4:, 5:9, 3:27] ^= 15
-    video.write(tmp_path / "a.webp", frames, 12)
-    np.testing.assert_array_equal(video.read(tmp_path / "a.webp").frames, frames)
-
-
 @pytest.mark.parametrize("suffix", KINDS)
 def test_a_still_clip_keeps_its_length(tmp_path, suffix):
     video.write(tmp_path / f"a{suffix}", ramp(1).repeat(20, axis=0), 10)
@@ -109,23 +91,6 @@ def test_variable_frame_rates_are_shown_at_their_times(tmp_path):
     assert numbers(shown.frames) == list(range(16))
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_durations_of_animated_pictures_are_honoured(tmp_path, suffix):
-    images = [Image.fromarray(frame) for frame in ramp(5)]
-    durations = [100, 300, 100, 200, 400]
-    path = tmp_path / f"a{suffix}"
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations)
-    shown = video.read(path)
-    assert shown.fps == 10
-    assert numbers(shown.frames) == [0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4]
-
-
-def test_a_gif_frame_of_no_duration_lasts_a_tenth_of_a_second(tmp_path):
-    images = [Image.fromarray(frame) for frame in ramp(4)]
-    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=0)
-    assert video.read(tmp_path / "a.gif").fps == 10
-
-
 def test_rotation_and_pixel_aspect_of_videos_are_applied(tmp_path):
     frames = ramp(4)
     frames[:, :24] = 0  # the upper half is black
@@ -143,29 +108,6 @@ def test_rotation_and_pixel_aspect_of_videos_are_applied(tmp_path):
 
     encode(tmp_path / "wide.mp4", frames, setup=wide)
     assert video.read(tmp_path / "wide.mp4").frames.shape == (4, 48, 128, 3)
-
-
-def test_pictures_of_every_kind(tmp_path):
-    def first(name):
-        return video.read(tmp_path / name).frames[0]
-
-    Image.fromarray(np.full((4, 6), 77, np.uint8)).save(tmp_path / "grey.png")
-    assert (first("grey.png") == 77).all()
-    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert (first("deep.png")[..., 0] == deep // 257).all()
-    Image.fromarray(np.full((4, 4, 4), (200, 100, 50, 128), np.uint8)).save(tmp_path / "alpha.png")
-    assert first("alpha.png")[0, 0].tolist() == [100, 50, 25]
-    Image.fromarray(ramp(1)[0]).convert("P").save(tmp_path / "palette.png")
-    assert first("palette.png").shape == (48, 64, 3)
-    Image.fromarray(ramp(1)[0]).convert("CMYK").save(tmp_path / "press.jpg")
-    assert first("press.jpg").shape == (48, 64, 3)
-    orientation = Image.Exif()
-    orientation[0x0112] = 6  # turn clockwise to see it upright
-    Image.fromarray(ramp(1)[0]).save(tmp_path / "phone.jpg", exif=orientation)
-    upright = first("phone.jpg")
-    assert upright.shape == (64, 48, 3)
-    assert upright[:, 0, 1].mean() > 150 > 50 > upright[:, -1, 1].mean()
 
 
 def test_alpha_in_videos_is_laid_over_black(tmp_path):

@@ -105,7 +105,8 @@ class Picture:
         frame = self._managed(frame)
         if alpha is not None:
             frame = Image.composite(frame, Image.new("RGB", frame.size), alpha)
-        if turn := _turn(_orientation(self.image)):
+        turn = _turn(_orientation(self.image))
+        if turn is not None:
             frame = frame.transpose(turn)
         return np.array(frame)
 
