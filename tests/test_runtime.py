@@ -1,7 +1,8 @@
-"""Where compiled programs are kept, and how many."""
+"""Where compiled programs are kept, and how many; freed memory."""
 
 import os
 import pathlib
+import types
 
 import jax
 import pytest
@@ -18,7 +19,6 @@ def settings(monkeypatch):
 
     found = {}
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
-    monkeypatch.setattr(runtime, "_libc", None)
     monkeypatch.setattr(pathlib.Path, "home", no_home)
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -65,3 +65,13 @@ def test_programs_of_older_versions_can_be_dropped(settings, monkeypatch, tmp_pa
     cache = LRUCache(str(directory), max_size=150)
     cache.put("new", b"y" * 100)
     assert {path.name for path in directory.glob("*-cache")} == {"new-cache"}
+
+
+def test_only_who_asks_keeps_freed_memory(settings, monkeypatch):
+    found = []
+    libc = types.SimpleNamespace(mallopt=lambda *setting: found.append(setting))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: libc)
+    runtime.set_up()
+    assert found == []
+    runtime.set_up(keep_memory=True)
+    assert (runtime._MMAP_MAX, 0) in found

@@ -49,7 +49,7 @@ def prepare(order: Order) -> Work:
     count = len(order.requests) * order.variations
     if count > MOST_FILES:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
-    runtime.set_up()
+    runtime.set_up(keep_memory=True)
     name = order.model
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"

@@ -10,17 +10,19 @@ import jax
 CACHE_BYTES = 4 * 2**30  # compiled programs that have not been used for long go first
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # from malloc.h
-_libc = ctypes.CDLL(None) if os.name == "posix" else None
 
 
-def set_up() -> None:
+def set_up(keep_memory: bool = False) -> None:
     """Keeps compiled programs, up to `CACHE_BYTES`, in `vjax/compiled` of the user's cache.
 
     That is `$XDG_CACHE_HOME`, or `~/.cache`. JAX_COMPILATION_CACHE_DIR names another place, whose
     size is left alone. Where neither is there or can be written, nothing is kept.
 
-    Keeps freed memory too, up to 2 GB, where the C library is glibc: XLA on CPU allocates the
-    buffers of every step anew, and page faults on them would take a tenth of it.
+    Args:
+        keep_memory: keep freed memory too, up to 2 GB, where the C library is glibc. XLA on CPU
+            allocates the buffers of every step anew, and page faults on them take up to a tenth of
+            it. Only for processes of a few shapes: between buffers that stay, those of many shapes
+            leave holes that the next one does not fit, and the process grows without end.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache_directory()) is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -28,23 +30,12 @@ def set_up() -> None:
             jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    mallopt = getattr(_libc, "mallopt", None)
-    if mallopt is not None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if keep_memory and mallopt is not None:
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 2**28)
-
-
-def give_back() -> None:
-    """Returns freed memory to the system, where the C library is glibc.
-
-    Between buffers that stay, those of many shapes leave holes that the next one does not fit, and
-    a process that never gives them back grows.
-    """
-    trim = getattr(_libc, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _cache_directory() -> pathlib.Path | None:
