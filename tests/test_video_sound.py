@@ -78,3 +78,21 @@ def test_pieces_are_placed_on_a_timeline():
     early = sound.arrange([(-1.0, 2.0, -0.5)], 1.0)
     assert loudness(early, 0.2) == 0
     assert abs(loudness(early, 0.7) - loudness(sound, 0.2)) < 10
+
+
+def test_sound_of_many_channels_is_mixed_to_two_and_says_so(tmp_path):
+    wave = tone(1.0).samples[:, 0].astype(np.float32) / 32768
+    with av.open(str(tmp_path / "a.mkv"), "w") as out:
+        pictures = out.add_stream("ffv1", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "bgr0"
+        sound = out.add_stream("aac", rate=48_000, layout="5.1")
+        for frame in ramp(10):
+            frame = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="bgr0")
+            out.mux(pictures.encode(frame))
+        frame = av.AudioFrame.from_ndarray(np.stack([wave] * 6), "fltp", "5.1")
+        frame.rate = 48_000
+        out.mux([*pictures.encode(), *sound.encode(frame), *sound.encode()])
+    clip = video.read(tmp_path / "a.mkv")
+    assert clip.sound.samples.shape[1] == 2
+    assert loudness(clip.sound, 0.8) > 5_000
+    assert ["6 channels" in note for note in clip.notes] == [True]

@@ -104,4 +104,8 @@ def _move(temporary: pathlib.Path, place: pathlib.Path, overwrite: bool) -> None
         except OSError:  # a file system without links
             with place.open("xb"):
                 pass
-            temporary.replace(place)
+            try:
+                temporary.replace(place)
+            except OSError:
+                place.unlink()
+                raise

@@ -65,7 +65,9 @@ def read(
             if length > LONGEST_SOUND:
                 note = f"{path} is too long for its sound to be kept."
                 return dataclasses.replace(clip, notes=(*clip.notes, note))
-            clip = dataclasses.replace(clip, sound=streams.hear(path, at, length))
+            heard, note = streams.hear(path, at, length)
+            notes = (*clip.notes, note) if note else clip.notes
+            clip = dataclasses.replace(clip, sound=heard, notes=notes)
         return clip
 
 

@@ -324,21 +324,21 @@ def _turned(
     return np.ascontiguousarray(pixels[:: -1 if yy < 0 else 1, :: -1 if xx < 0 else 1])
 
 
-def hear(path: pathlib.Path, begin: float, length: float) -> Sound | None:
-    """The sound of a video, in one or two channels, from a time on as its streams count.
+def hear(path: pathlib.Path, begin: float, length: float) -> tuple[Sound | None, str | None]:
+    """The sound of a video from a time on as its streams count, and a note on what was done to it.
 
-    What is damaged is silent; None where there is no sound.
+    What is damaged is silent.
     """
     import av
 
     with opened(path) as container:
         stream = container.streams.audio[0]
-        if stream.codec_context is None:
-            return None
-        rate = stream.codec_context.sample_rate
-        channels = min(stream.codec_context.channels, 2)
-        if not (8000 <= rate <= 192_000 and channels):
-            return None
+        rate = stream.codec_context.sample_rate if stream.codec_context else 0
+        if not 8000 <= rate <= 192_000:
+            return None, f"{path} has sound that cannot be read: it was left out."
+        given = stream.codec_context.channels
+        note = f"{path} has sound of {given} channels: it was mixed to two." if given > 2 else None
+        channels = min(max(given, 1), 2)
         samples = np.zeros((round(length * rate), channels), np.int16)
         resampler = av.AudioResampler("s16", "stereo" if channels == 2 else "mono", rate)
         position = None
@@ -357,4 +357,4 @@ def hear(path: pathlib.Path, begin: float, length: float) -> Sound | None:
                 position += len(piece)
             if position is not None and position >= len(samples):
                 break
-    return None if position is None else Sound(samples, rate)
+    return (None, None) if position is None else (Sound(samples, rate), note)
