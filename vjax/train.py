@@ -61,7 +61,8 @@ def train(config: RunConfig) -> pathlib.Path:
     begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    with alone_in(run_dir):
+    # The processes of one run share its directory: the first holds it for all.
+    with alone_in(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
         _run(begin, plan, mesh, run_dir)
     return run_dir / "bundle"
 

@@ -130,6 +130,8 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Runs in the background when all is written and the directory is about to get its name."""
+        if jax.process_index():
+            return
         for directory in self.directory.glob(f"{self._saving}.*"):
             sums = {str(p.relative_to(directory)): _checksum(p) for p in _files(directory)}
             (directory / CHECKSUMS).write_text(json.dumps(sums, indent=0))
