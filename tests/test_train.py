@@ -31,6 +31,7 @@ from vjax.config import (
     Stage,
 )
 from vjax.data import loader
+from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
 from vjax.training import dit, preview, start, vae
@@ -389,17 +390,17 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not(config, monkeypat
 
     def stopping(*arguments):
         seen.append(tuple(bucket for bucket, _ in arguments[3]))
-        if len(seen) == 11:
+        if len(seen) == 15:  # between two stages
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(*arguments)
 
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(trainer, "train_step", stopping)
-    with pytest.raises(Stopped, match="Stopped at step 11") as stopped:
+    with pytest.raises(Stopped, match="Stopped at step 15") as stopped:
         trainer.train(config)
     assert stopped.value.status == 143
-    assert len(seen) == 11
-    assert final_state(config, 11)["step"] == 11
+    assert len(seen) == 15
+    assert final_state(config, 15)["step"] == 15
     assert not (runs / "run" / "samples").exists()
     trainer.train(config)
     plan = Plan(config.stages)
@@ -451,6 +452,9 @@ def test_a_frozen_network_stays_as_it_starts(tmp_path, bundle):
     begin = start.starting_point(frozen)
     jax.tree.map(np.testing.assert_array_equal, begin.frozen["text"], PARAMS["text"])
     state = init_state(begin.task, begin.given)
+    whole = start.starting_point(config).task
+    text = FIVE.batch * 2 * flops.text_flops(MODEL.text, MODEL.text.max_length)
+    assert whole.flops(FIVE) - begin.task.flops(FIVE) == text  # it has no backward pass
     # It has no average, no moments and no decay.
     for part in ("params", "ema"):
         assert set(state[part]) == {"dit"}

@@ -62,7 +62,6 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
     Without a config it trains the DiT and the text encoder of `model` on images and clips.
     """
     from vjax.data import loader
-    from vjax.models.flops import train_flops
     from vjax.training.plan import Plan
     from vjax.training.start import starting_point
     from vjax.training.state import init_state, train_step
@@ -88,7 +87,7 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
         jax.block_until_ready((state, metrics))
         took.append(time.perf_counter() - began)
     median = float(np.median(took[2:]))
-    flops = sum(train_flops(config, bucket) for bucket in group.buckets)
+    flops = sum(task.flops(bucket) for bucket in group.buckets)
     return {
         "train_seconds_per_update": median,
         "train_clips_per_second": sum(bucket.batch for bucket in group.buckets) / median,

@@ -22,7 +22,6 @@ from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
 from vjax.data.loader import Stream
 from vjax.data.resident import Resident
-from vjax.models.flops import train_flops
 from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
@@ -32,6 +31,7 @@ from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
 from vjax.training.resume import inputs
 from vjax.training.start import Start, starting_point
 from vjax.training.state import compile_ahead, init_state, restart, train_step
+from vjax.training.task import Task
 
 log = logging.getLogger("vjax")
 
@@ -106,7 +106,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
 
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
-    meter, previous = _Meter(config, plan), None
+    meter, previous = _Meter(task, plan), None
     writer = _writer(run_dir / "tensorboard")
     with (
         contextlib.closing(checkpoints),
@@ -244,8 +244,8 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
 class _Meter:
     """Turns the metrics of finished steps into figures, with speed and the share of waiting."""
 
-    def __init__(self, config: RunConfig, plan: Plan):
-        self.config, self.plan = config, plan
+    def __init__(self, task: Task, plan: Plan):
+        self.task, self.plan = task, plan
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
@@ -266,7 +266,7 @@ class _Meter:
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         clips = sum(bucket.batch for bucket in group.buckets)
-        flops = sum(train_flops(self.config, bucket) for bucket in group.buckets)
+        flops = sum(self.task.flops(bucket) for bucket in group.buckets)
         sample = np.array([seconds, clips, flops, min(self.waited, seconds)])
         self.waited = 0.0
         if group not in self.compiled:  # a group's first update compiles: it says nothing of speed
@@ -279,7 +279,7 @@ class _Meter:
         entry["clips_per_second"] = clips / seconds
         entry["model_gflops_per_second"] = flops / seconds / 1e9
         entry["data_wait"] = waited / seconds
-        if self.config.minutes is None:
+        if self.task.config.minutes is None:
             entry["hours_left"] = (self.plan.steps - update.step - 1) * seconds / 3600
         return entry
 

@@ -1,5 +1,6 @@
 """Training of a DiT with its text encoder: rectified flow on what is not known of a clip."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
-from vjax import conditioning, flow, models, pipeline, sampler, timeline
+from vjax import conditioning, flow, models, pipeline, sampler, timeline, weights
 from vjax.config import Bucket, ConfigError, RunConfig
+from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
 from vjax.tokenizer import Tokenizer
@@ -25,6 +27,17 @@ class DiTTask(Task):
     """Captions and known frames in, the velocity of the rest out."""
 
     networks = ("dit", "text")
+    reads_captions = True
+
+    @classmethod
+    def build_on(cls, config: RunConfig) -> tuple[RunConfig, models.Params]:
+        """The VAE of another bundle, whose config becomes the model's."""
+        if config.vae is None:
+            raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
+        trained = weights.load(config.vae, networks=("vae",))
+        # The model checks that its networks fit one another.
+        model = dataclasses.replace(config.model, vae=trained.config.vae)
+        return dataclasses.replace(config, model=model), trained.params
 
     @property
     def caption_dropout(self) -> float:
@@ -122,6 +135,17 @@ class DiTTask(Task):
             text=text,
             negative=text,  # nothing is guided
         )
+
+    def flops(self, bucket: Bucket) -> int:
+        """Those of the DiT and the text encoder, without recomputation and encoding of clips."""
+        model = self.config.model
+        ratio, (_, ph, pw) = model.vae.spatial_ratio, model.dit.patch
+        frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio + bucket.anchors
+        tokens = frames * (bucket.height // ratio // ph) * (bucket.width // ratio // pw)
+        length = model.text.max_length
+        # A backward pass costs twice the forward one; a frozen text encoder has none.
+        text = (3 if "text" in self.trained else 1) * flops.text_flops(model.text, length)
+        return bucket.batch * (3 * flops.dit_flops(model.dit, tokens, length) + text)
 
     def check_preview(self, tokenizer: Tokenizer | None) -> None:
         """Raises ConfigError for a prompt, a shape or a solver that cannot be sampled."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from vjax import config as configs
 from vjax import models, weights
 from vjax.config import ConfigError, RunConfig
 from vjax.tokenizer import Tokenizer
@@ -35,14 +34,8 @@ def starting_point(config: RunConfig) -> Start:
     if config.trains not in TASKS:
         known = ", ".join(map(repr, TASKS))
         raise ConfigError(f"Unknown trains={config.trains!r}: a run trains one of {known}.")
-    kind, frozen, given, tokenizer = TASKS[config.trains], {}, {}, None
-    if config.trains == "dit":
-        if config.vae is None:
-            raise ConfigError("A dit run needs the bundle of a trained VAE: --vae=DIRECTORY.")
-        trained = weights.load(config.vae, networks=("vae",))
-        model = configs.replace(config.model, vae=trained.config.vae)
-        config, frozen = configs.replace(config, model=model), trained.params
-        _check_widths(config)
+    kind, given, tokenizer = TASKS[config.trains], {}, None
+    config, frozen = kind.build_on(config)
     if config.init is not None:
         start = weights.load(config.init, networks=kind.networks)
         given, tokenizer = dict(start.params), start.tokenizer
@@ -58,14 +51,13 @@ def starting_point(config: RunConfig) -> Start:
                 "comes from the bundle of --init."
             )
         frozen = {**frozen, network: given.pop(network)}
-    if config.trains == "dit":
-        if config.tokenizer is not None:
-            tokenizer = read_tokenizer(config.tokenizer, config.model.text)
-        if tokenizer is None:
-            raise ConfigError(
-                "A dit run needs a tokenizer: --tokenizer=FILE, or --init=BUNDLE with a text "
-                "encoder."
-            )
+    if kind.reads_captions and config.tokenizer is not None:
+        tokenizer = read_tokenizer(config.tokenizer, config.model.text)
+    if kind.reads_captions and tokenizer is None:
+        raise ConfigError(
+            f"A {config.trains} run needs a tokenizer: --tokenizer=FILE, or --init=BUNDLE with a "
+            "text encoder."
+        )
     task = kind(config)
     if not task.trained:
         raise ConfigError("frozen names all the networks that this run could train.")
@@ -75,14 +67,3 @@ def starting_point(config: RunConfig) -> Start:
         if bundle is not None
     ]
     return Start(task, given, frozen, tokenizer, ", ".join(sources) or "started from nothing")
-
-
-def _check_widths(config: RunConfig) -> None:
-    model = config.model
-    for name, value, of, wanted in (
-        ("in_channels", model.dit.in_channels, "the VAE's channels", model.vae.z_dim),
-        ("out_channels", model.dit.out_channels, "the VAE's channels", model.vae.z_dim),
-        ("text_width", model.dit.text_width, "the text encoder's width", model.text.width),
-    ):
-        if value != wanted:
-            raise ConfigError(f"model.dit.{name} is {value}, but must be {of}, {wanted}.")

@@ -23,6 +23,15 @@ class Task:
 
     config: RunConfig
     networks: ClassVar[tuple[str, ...]] = ()  # that a run of this kind can train
+    reads_captions: ClassVar[bool] = False
+
+    @classmethod
+    def build_on(cls, config: RunConfig) -> tuple[RunConfig, models.Params]:
+        """Reads what a run of this kind needs from other bundles and does not train.
+
+        Returns the config as that makes it, and parameters by network.
+        """
+        return config, {}
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -56,6 +65,10 @@ class Task:
             problem = "a window with a lead has several latent frames and no anchors or boxes"
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
+
+    def flops(self, bucket: Bucket) -> int:
+        """FLOPs of one batch, forward and backward, where they are counted."""
+        return 0
 
     def check_preview(self, tokenizer: Tokenizer | None) -> None:
         """Raises ConfigError for what `model` and `preview` would fail on later."""

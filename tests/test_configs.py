@@ -1,0 +1,28 @@
+"""The shipped configs: what they train fits their networks and eight devices, and it comes."""
+
+import pathlib
+
+import pytest
+
+from vjax import config as configs
+from vjax import validation, weights
+from vjax.training.plan import Plan
+from vjax.training.start import TASKS
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_bucket_of_a_shipped_config_can_be_trained_and_comes(path, caplog):
+    config = validation.load_config(str(path))
+    if config.trains == "dit":
+        vae = weights.read_config("default").vae
+        config = configs.replace(config, model=configs.replace(config.model, vae=vae))
+    task, plan = TASKS[config.trains](config), Plan(config.stages)
+    for bucket in plan.buckets:
+        assert bucket.batch % 8 == 0
+        task.check(bucket, 8)
+    assert not caplog.records  # a group that never comes is a warning
+    if config.trains == "dit":  # what requests know
+        for name in ("anchors", "boxes", "lead") if path.stem == "world_dit" else ("anchors",):
+            assert any(getattr(bucket, name) for bucket in plan.buckets)
