@@ -1,5 +1,6 @@
 """Known frames as conditions: in place where that is exact, elsewhere as anchors in time."""
 
+import dataclasses
 import functools
 
 import jax
@@ -141,11 +142,13 @@ def test_a_patch_is_known_where_all_of_it_is():
     assert conditioning.per_patch(per_frame, (1, 2, 2)).shape == (1, 2, 1, 1, 1)
 
 
-def test_the_network_sees_no_noise_at_a_time_of_zero():
+def test_a_mask_whose_edge_falls_into_a_patch_keeps_whole_patches_only():
     # The edge of the mask falls into a patch of two by two latents, 16 by 16 pixels.
-    model = tiny.model(dit=tiny.dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
+    model = tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
     strength = np.zeros((5, 32, 32, 1), np.float32)
     strength[:, :, :24] = 1
     kept = conditioning.of_pixels(strength, model)
     assert kept.shape == (2, 4, 4, 1)
     np.testing.assert_array_equal(kept[0, 0, :, 0], [1, 1, 0, 0])
+    # So a token has one time, and that of no noisy latent is 0.
+    np.testing.assert_array_equal(kept, conditioning.per_patch(kept, (1, 2, 2)))
