@@ -154,6 +154,18 @@ def test_time_means_the_same_at_every_granularity(params, latents, text):
     assert np.abs(velocity(params, latents, T + 0.1, text) - per_clip).max() > 1e-2
 
 
+def test_a_loop_over_blocks_gives_what_unrolled_ones_do(params, latents, text):
+    @functools.partial(jax.jit, static_argnames="unroll")
+    def run(params, unroll):
+        return models.bind(SMALL, params)(
+            latents, T, text, positions=jnp.arange(3.0), unroll=unroll
+        )
+
+    for unroll, blocks in ((False, 1), (True, SMALL.depth)):
+        assert f"unroll={blocks}" in str(run.trace(params, unroll=unroll).jaxpr)
+    np.testing.assert_allclose(run(params, unroll=False), run(params, unroll=True), atol=1e-5)
+
+
 def test_anchors_inform_the_video(params, latents, text):
     anchors = jax.random.normal(jax.random.key(3), (2, 2, 4, 6, 3))
     times = jnp.array([[7.0, -2.0], [1.5, 4.0]])

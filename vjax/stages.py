@@ -37,7 +37,7 @@ def _decode(config, params, latents, past, dtype):
 
 @functools.partial(jax.jit, static_argnames="config")
 def _velocity(config, params, z, t, text, positions):
-    return models.bind(config, params)(z, t, text, positions=positions)
+    return models.bind(config, params)(z, t, text, positions=positions, unroll=False)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -69,6 +69,7 @@ def _advance(
             positions=positions,
             anchors=anchors.astype(dtype),
             anchor_positions=anchor_positions,
+            unroll=False,
         )
 
     return sampler.advance(
