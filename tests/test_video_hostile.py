@@ -150,6 +150,24 @@ def test_a_stream_that_changes_its_size_is_cut_not_squeezed(tmp_path):
     assert shown.frames[-1, 0].mean() > 40  # squeezed, its first rows would be black
 
 
+@pytest.mark.parametrize("suffix", [".avif", ".png", ".webp", ".gif", ".jpg", ".tiff", ".bmp"])
+def test_pictures_with_wrong_bytes_are_shown_or_told(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(40):
+        broken = data.copy()
+        broken[rng.integers(0, len(data), 8)] = rng.integers(0, 256, 8)
+        path.write_bytes(broken.tobytes())
+        try:
+            video.read(path)
+        except MediaError:
+            refused += 1
+    assert refused or suffix != ".avif"
+
+
 def test_what_is_no_name_is_told(tmp_path):
     for name in ("a\0b.mp4", "x" * 300 + ".mp4"):
         with pytest.raises(MediaError):

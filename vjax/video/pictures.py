@@ -20,7 +20,10 @@ _KINDS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 _ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")
 _ORIENTATION = 0x0112  # EXIF
 # Pillow reports broken data as any of these, by kind of file.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError)
+_BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError),
+    *(RuntimeError, TypeError, ArithmeticError),
+)
 
 Size = tuple[int, int]  # width, height
 # Start and duration in seconds, size, and what gives the pixels in another size.
