@@ -61,6 +61,7 @@ def train(config: RunConfig) -> pathlib.Path:
     begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
+    weights.check_replaceable(run_dir / "bundle")  # rather now than after the training
     # The processes of one run share its directory: the first holds it for all.
     with alone_in(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
         _run(begin, plan, mesh, run_dir)
