@@ -248,8 +248,13 @@ def test_a_caller_stops_the_run_and_ctrl_c_does():
         threading.Event().wait(0.2)
         return state
 
-    with progress.Steps(50) as watched, pytest.raises(KeyboardInterrupt):
-        watched.run(slow, 0.0, 50)
+    # A process in the background of a shell ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with progress.Steps(50) as watched, pytest.raises(KeyboardInterrupt):
+            watched.run(slow, 0.0, 50)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert calls == [0]
 
 
