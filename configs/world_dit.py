@@ -93,7 +93,7 @@ def get_config() -> RunConfig:
             max_frames=33,
             min_side=64,
             max_side=160,
-            sampler=SamplerConfig(solver="unipc", steps=20, guidance=3.0, shift=3.0),
+            sampler=SamplerConfig(solver="stochastic", steps=24, guidance=3.0, shift=3.0),
             vocabulary=tuple(sorted(world.vocabulary())),
         ),
         stages=(

@@ -16,17 +16,16 @@ from vjax.config import Bucket, DataConfig, Group, RunConfig, Stage
 DIT = validation.load_config(str(pathlib.Path(__file__).with_name("world_dit.py")))
 
 
-def mixture(height: int, width: int, share: float, **known) -> Group:
+def mixture(height: int, width: int, share: float, anchors: int = 0) -> Group:
     """One update: pictures and two lengths of clips, some of which know later frames."""
-    return Group(
-        (
-            Bucket(1, height, width, batch=160, time_mean=1.6),
-            Bucket(17, height, width, batch=160, time_mean=2.2),
-            Bucket(33, height, width, batch=128, time_mean=2.4),
-            *(Bucket(33, height, width, batch=48, time_mean=2.4, **known) for _ in known),
-        ),
-        share,
+    buckets = (
+        Bucket(1, height, width, batch=160, time_mean=1.6),
+        Bucket(17, height, width, batch=160, time_mean=2.2),
+        Bucket(33, height, width, batch=128, time_mean=2.4),
     )
+    if anchors:
+        buckets += (Bucket(33, height, width, batch=48, anchors=anchors, time_mean=2.4),)
+    return Group(buckets, share)
 
 
 def get_config() -> RunConfig:

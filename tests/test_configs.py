@@ -12,6 +12,13 @@ from vjax.training.start import TASKS
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
+@pytest.mark.parametrize("name", ["world_dit", "world_dit_gpu"])
+def test_the_shipped_model_is_one_that_its_config_describes(name):
+    (path,) = (path for path in CONFIGS if path.stem == name)
+    made, shipped = validation.load_config(str(path)).model, weights.read_config("default")
+    assert configs.replace(made, vae=shipped.vae, origin=shipped.origin) == shipped
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_bucket_of_a_shipped_config_can_be_trained_and_comes(path, caplog):
     config = validation.load_config(str(path))
