@@ -15,6 +15,7 @@ from vjax import evaluate, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
 from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
+from vjax.pipeline import SamplingError
 from vjax.timeline import RequestError
 
 VAE = VAEConfig(dim_mult=(1, 2, 2), temporal_downsample=(True, True))
@@ -214,11 +215,12 @@ def test_rows_that_a_model_cannot_make_are_left_out_before_anything_is_made():
         evaluate.plan(Truthful(), options("--only", "one"), Console())
 
 
-def test_a_row_that_fails_on_the_way_does_not_end_the_others(tmp_path):
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), SamplingError("NaN")])
+def test_a_row_that_fails_on_the_way_does_not_end_the_others(tmp_path, error):
     class Failing(Truthful):
         def sample_batch(self, timelines, seeds, **rest):
             if timelines[0].size == (80, 128):
-                raise RuntimeError("out of memory")
+                raise error
             return super().sample_batch(timelines, seeds, **rest)
 
     rows = run(Failing(), tmp_path, "--only", "one thing, 80x128", "one thing")

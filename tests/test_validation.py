@@ -141,6 +141,13 @@ def test_what_is_wrong_with_a_config_file_is_said(tmp_path, text, message):
         validation.load_config(str(file))
 
 
+def test_the_line_of_a_config_is_said_however_its_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("c.py").write_text("import nothing_of_that_name")
+    with pytest.raises(ConfigError, match=r"^\./c\.py, line 1: "):
+        validation.load_config("./c.py")
+
+
 def test_a_config_file_has_to_be_there(tmp_path):
     with pytest.raises(ConfigError, match="no config file"):
         validation.load_config(str(tmp_path / "other.py"))

@@ -128,7 +128,7 @@ def make(pipe, tasks: list[Task], results: Results, options, console: Console) -
                     start=start,
                     on_step=functools.partial(advance, done, len(batch)),
                 )
-            except (RequestError, RuntimeError) as error:  # also: no memory, numbers that are none
+            except (RequestError, pipeline.SamplingError, RuntimeError) as error:  # also: no memory
                 console.print(f"{task.name} ends here. {str(error)[:300]}", highlight=False)
                 failed.append(task)
                 continue

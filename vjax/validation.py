@@ -69,7 +69,8 @@ def load_config(path: str) -> RunConfig:
             raise ConfigError("it must define get_config().")
         config = module["get_config"]()
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in trace if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = path if line is None else f"{path}, line {line}"
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
