@@ -333,14 +333,8 @@ def test_words_that_the_model_cannot_know_are_named():
 # --- Numbers -------------------------------------------------------------------------------------
 
 
-def test_weights_and_latents_that_are_no_numbers_stop_with_a_sentence():
-    bundle = tiny.bundle()
-    for value in (np.nan, np.inf):
-        broken = jax.tree.map(np.array, bundle.params)
-        broken["vae"]["decoder"]["conv_in"]["bias"][1] = value
-        with pytest.raises(weights.BundleError, match=r"NaN or infinity.*vae: decoder\.conv_in"):
-            Pipeline(dataclasses.replace(bundle, params=broken))
-    whole = Pipeline(bundle)
+def test_latents_that_are_no_numbers_stop_with_a_sentence():
+    whole = Pipeline(tiny.bundle())
     whole.params["dit"]["head"]["bias"] = jnp.full_like(
         whole.params["dit"]["head"]["bias"], jnp.inf
     )

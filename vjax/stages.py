@@ -93,7 +93,7 @@ class Stages:
             steps are float32: a frame has more levels than bfloat16 has digits.
 
     Raises:
-        BundleError: a part is missing, or holds numbers that are none.
+        BundleError: a part is missing.
     """
 
     def __init__(self, bundle: weights.Bundle, dtype: str | None = None):
@@ -103,7 +103,6 @@ class Stages:
                 raise weights.BundleError(
                     f"{self.config.name} has no {network}, so it cannot make videos on its own."
                 )
-        _check_numbers(self.config.name, bundle.params)
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         if dtype not in ("float32", "bfloat16"):
@@ -185,13 +184,3 @@ class Stages:
     def encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "t h w C"]:
         """Frames to normalised latents, on the host."""
         return np.asarray(self.encode(frames[None] / np.float32(127.5) - 1))[0]
-
-
-def _check_numbers(name: str, params: dict[str, Any]) -> None:
-    for network, tree in params.items():
-        for key, leaf in weights.flatten(tree).items():
-            if not np.isfinite(np.asarray(leaf, np.float32)).all():
-                raise weights.BundleError(
-                    f"{name} holds numbers that are none (NaN or infinity) in {network}: {key}. "
-                    "Download or train it again."
-                )
