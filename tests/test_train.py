@@ -546,7 +546,13 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
     assert saved_steps(tmp_path) == [3]
 
 
-def test_a_signal_during_an_update_is_heard_after_it(quick, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [(None, "; the same command goes on from there."), (9.0, "; its bundle is what was reached")],
+)
+def test_a_signal_during_an_update_is_heard_after_it(
+    minutes, said, quick, tmp_path, monkeypatch, capsys
+):
     step = trainer.train_step
 
     def compiling(*arguments):
@@ -554,7 +560,9 @@ def test_a_signal_during_an_update_is_heard_after_it(quick, tmp_path, monkeypatc
         return step(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", compiling)
-    assert trainer.main([write_config(tmp_path, vae_config(tmp_path))]) == 143
+    config = vae_config(tmp_path, minutes=minutes)
+    assert trainer.main([write_config(tmp_path, config)]) == 143
+    assert f"Stopped at step 1{said}" in capsys.readouterr().err
     assert saved_steps(tmp_path) == [1]
     assert quick == ["bundle"]
 

@@ -141,6 +141,8 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                     checkpoints.save(done, state)
             if over:
                 _export(begin, run_dir, state, frozen)
+                if config.minutes is not None:
+                    _write_repeat(config, plan, data, done, run_dir / "repeat.py")
             if stop.requested and last:
                 checkpoints.wait()
             if last or shows:
@@ -160,11 +162,11 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
             if stop.requested and (last or shows):
                 checkpoints.wait()
                 kept = "the same command goes on from there"
-                if not config.checkpoint_every:
+                if config.minutes is not None:
+                    kept = "its bundle is what was reached, since a run by the clock cannot go on"
+                elif not config.checkpoint_every:
                     kept = "nothing was saved, since checkpoint_every is 0"
                 raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
-        if over and config.minutes is not None:
-            _write_repeat(config, plan, data, done, run_dir / "repeat.py")
         if done == start:  # the run had ended, but perhaps before its bundle was written
             _export(begin, run_dir, state, frozen)
 
