@@ -1,5 +1,7 @@
 """Clips that stay on the devices: the same as clips drawn as it goes, with everything else anew."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 
 import jax
@@ -115,6 +117,34 @@ def test_blocks_take_turns_and_every_size_has_one_first(monkeypatch):
         [Shape(17, 32, 48), Shape(17, 32, 32)],
     )
     assert [order.count(shape) for shape in (Shape(17, 32, 32), Shape(17, 32, 48))] == [6, 2]
+
+
+@pytest.mark.parametrize(
+    ("room", "arrivals", "message"),
+    [
+        (2, (), None),  # goes on with what there is
+        (0, (), "full with 0 of 4 blocks of clips and this run needs 1"),
+        (2, (0, 0, 0), "full with 2 of 4 blocks of clips and this run needs 3"),
+    ],
+)
+def test_a_device_that_is_full_does_not_keep_a_run_waiting(room, arrivals, message, monkeypatch):
+    def here(max_workers, mp_context):
+        return concurrent.futures.ThreadPoolExecutor(1)
+
+    free = iter([True] * room)
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", here)
+    monkeypatch.setattr(resident, "BLOCK", 8)
+    monkeypatch.setattr(resident, "_has_room", lambda size: next(free, False))
+    stages = (Stage((Group((CLIPS,)),), steps=4),)
+    data = DataConfig(resident=32, arrivals=arrivals)
+    config, plan = dataclasses.replace(CONFIG, stages=stages, data=data), Plan(stages)
+    with contextlib.closing(Resident(config, plan, meshes.make_mesh(), tiny.tokenizer())) as kept:
+        if message is None:
+            assert kept.take(plan[0])[0][1]["video"].shape[0] == CLIPS.batch
+            assert len(kept.joined) == room
+        else:
+            with pytest.raises(ConfigError, match=message):
+                kept.take(plan[0])
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class Resident:
         self.devices = mesh.size // jax.process_count()
         self.order = _layout(config, plan, mesh.size)
         self.blocks: list[tuple[Shape, Block]] = []
+        self.full = False  # whether the devices held fewer blocks than were wanted
         self.joined: list[int] = []  # the step from which each block was used
         self.failure: BaseException | None = None
         self.changed = threading.Condition()
@@ -136,13 +137,21 @@ class Resident:
         def wanted() -> int:
             if arrivals:  # a run that is made again
                 return sum(step <= update.step for step in arrivals)
+            if self.full:
+                return max(first, len(self.blocks))
             # By the clock, what there is by now is enough if the update can be made of it.
             return first if self.config.minutes is not None else len(self.order)
 
         with self.changed:
-            self.changed.wait_for(lambda: self.failure or len(self.blocks) >= wanted())
+            self.changed.wait_for(lambda: self.failure or self.full or len(self.blocks) >= wanted())
             if self.failure is not None:
                 raise self.failure
+            if len(self.blocks) < wanted():
+                raise ConfigError(
+                    f"The device is full with {len(self.blocks)} of {len(self.order)} blocks of "
+                    f"clips and this run needs {wanted()}: take a device with more memory, or set "
+                    "data.resident lower."
+                )
             count = wanted() if arrivals or self.config.minutes is None else len(self.blocks)
             self.joined += [update.step] * (count - len(self.joined))
             return count
@@ -226,16 +235,17 @@ class Resident:
     def _collect(self, pieces: list[list[concurrent.futures.Future]]) -> None:
         """Puts blocks on the devices as they are drawn."""
         try:
-            for shape, parts in zip(list(self.order), pieces, strict=True):
+            for shape, parts in zip(self.order, pieces, strict=True):
                 block = self._block([part.result() for part in parts])
                 with self.changed:
                     if block is None:
                         log.info("The device is full with %d blocks of clips.", len(self.blocks))
-                        self.order = self.order[: len(self.blocks)]
+                        self.full = True
                     else:
                         self.blocks.append((shape, block))
                     self.changed.notify_all()
                 if block is None:
+                    self.pool.shutdown(wait=False, cancel_futures=True)
                     return
                 log.info("drew block %d of %d", len(self.blocks), len(self.order))
         except BaseException as error:
