@@ -670,10 +670,14 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
         (["BATCH"], "multiple of the 8 devices"),
         (["FRAMES"], r"frames must be 1 \+ 2 k"),
         (["SIZE"], "multiples of 16"),
+        (["CROP"], "crop must be at most the height and the width"),
+        (["ANCHORS"], "more anchors than latent frames"),
+        (["LEAD"], "a window with a lead"),
     ],
 )
 def test_what_is_wrong_with_a_run_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
     changes = {"BATCH": {"batch": 12}, "FRAMES": {"frames": 4}, "SIZE": {"height": 40}}
+    changes |= {"CROP": {"crop": 48}, "ANCHORS": {"anchors": 4}, "LEAD": {"lead": 1, "boxes": True}}
     bucket = dataclasses.replace(FIVE, **changes.get(arguments[0], {}))
     config = vae_config(tmp_path, stages=(stage(bucket),))
     monkeypatch.setattr(trainer, "train_step", None)

@@ -124,7 +124,7 @@ def sample(runs: int, model: str, steps: int | None) -> dict[str, float]:
                 [*command, "--out", out], env=environment, capture_output=True, text=True
             )
             if done.returncode:
-                raise RuntimeError(f"a new process failed: {(done.stderr.split() or ['?'])[-1]}")
+                raise RuntimeError(f"a new process failed: {done.stderr.strip()[-300:]}")
             result[f"process_seconds_{name}"] = time.perf_counter() - began
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {**result, "process_peak_gigabytes": children / 2**20}

@@ -59,6 +59,8 @@ class Task:
             problem = f"frames must be 1 + {ratio} k"
         elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):
             problem = f"height, width and crop must be multiples of {side}"
+        elif bucket.crop and bucket.crop > min(bucket.height, bucket.width):
+            problem = "crop must be at most the height and the width"
         elif bucket.anchors and bucket.frames < 1 + ratio * (bucket.anchors - 1):
             problem = "there cannot be more anchors than latent frames"
         elif bucket.lead and (bucket.anchors or bucket.boxes or bucket.frames == 1):

@@ -123,7 +123,7 @@ def caption(facts: Facts, rng: np.random.Generator, *, long: bool, moving: bool 
     subject = facts.shots[0].things[0]
     name = _name(rng, subject)
     if long:
-        # Two shots are long enough without one: the text encoder reads 160 bytes.
+        # Two shots are long enough without one: the text encoder reads 36 tokens.
         opening = str(rng.choice(_LONG_OPENINGS)) if len(facts.shots) == 1 else ""
         text = opening + _say_shot(
             rng, facts.shots[0], len(facts.shots) == 1, moving, _article(name)
