@@ -26,7 +26,7 @@ def directory(tmp_path_factory):
 
 
 def test_records_are_the_clips_that_were_drawn(directory):
-    clips = datasets.read_clips("captioned_world", directory)
+    clips, _ = datasets.training_and_held_out("captioned_world", directory)
     assert len(clips) == 6
     stored = sorted(record["video"].tobytes() for record in clips)
     drawn = [world.clip((0, i), **SHAPE) for i in range(6)]
@@ -59,7 +59,7 @@ def test_training_reads_them_through_grain(directory):
 
 def test_a_missing_data_set_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no prepared data set 'other'"):
-        datasets.read_clips("other", str(tmp_path))
+        datasets.find_prepared("other", str(tmp_path))
 
 
 # --- What is there already -----------------------------------------------------------------------
@@ -74,7 +74,8 @@ def test_the_same_clips_are_kept_and_others_refused(directory, capsys):
     assert datasets.main(["--directory", directory, "--clips", "7"]) == 1
     assert "holds other clips" in capsys.readouterr().err
     assert info.stat().st_mtime_ns == before
-    assert len(datasets.read_clips("captioned_world", directory)) == 6
+    clips, _ = datasets.training_and_held_out("captioned_world", directory)
+    assert len(clips) == 6
 
 
 def test_clips_that_would_be_drawn_otherwise_today_are_refused(directory, monkeypatch):

@@ -150,11 +150,6 @@ def find_prepared(name: str, directory: str) -> pathlib.Path:
     return max(versions, key=lambda path: (tfds.core.Version(path.name), path))
 
 
-def read_clips(name: str, directory: str, split: str = "train"):
-    """A random-access source of a prepared data set's examples, for grain."""
-    return tfds.builder_from_directory(find_prepared(name, directory)).as_data_source(split)
-
-
 def fingerprint(config: DataConfig) -> str:
     """Which clips a config reads: a hash of the data set's own description."""
     path = find_prepared(config.source.removeprefix("tfds:"), config.directory or ".")
