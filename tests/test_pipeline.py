@@ -56,6 +56,15 @@ def test_streamed_stages_equal_whole_ones():
     np.testing.assert_allclose(decoded, expected_video, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 4, 32, 32, 3), "4: give it 1 or 5"), ((1, 5, 36, 32, 3), "multiples of 8")],
+)
+def test_what_cannot_be_encoded_is_said_in_a_sentence(shape, message):
+    with pytest.raises(ValueError, match=message):
+        pipe().encode(np.zeros(shape, np.float32))
+
+
 def test_texts_are_told_apart_and_end_in_zeros():
     text = pipe().embed(["red", "blue", ""])
     assert text.shape == (3, 32, 16)

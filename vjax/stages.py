@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from vjax import models, sampler, weights
 from vjax.config import DiTConfig
+from vjax.models.vae import check_video
 from vjax.sampler import Condition
 from vjax.timeline import RequestError
 
@@ -122,7 +123,12 @@ class Stages:
         return _embed(self.config.text, self.params["text"], ids, mask)
 
     def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:
-        """Video in [-1, 1] to normalised latents, one after another."""
+        """Video in [-1, 1] to normalised latents, one after another.
+
+        Raises:
+            ValueError: it has not 1 + 4 k frames (or as the VAE), or a size that does not divide.
+        """
+        check_video(self.config.vae, video.shape)
         ratio, past, latents = self.config.vae.temporal_ratio, None, []
         for start in (0, *range(1, video.shape[1], ratio)):
             chunk = jnp.asarray(video[:, start : start + (ratio if start else 1)], jnp.float32)
