@@ -15,6 +15,7 @@ from vjax import evaluate, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
 from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
+from vjax.models.vae import check_video
 from vjax.pipeline import SamplingError
 from vjax.timeline import RequestError
 
@@ -244,6 +245,18 @@ def test_pictures_are_scored_and_shown_side_by_side(tmp_path):
     tasks = evaluate.plan(Painter(), options(*only), Console())
     ((pictures, _),) = evaluate._shown(tasks, kept(tmp_path))
     assert len(pictures) == evaluate.SHOWN
+
+
+def test_clips_of_any_length_go_through_the_vae():
+    class Strict(Truthful):
+        def encode(self, video):
+            check_video(VAE, video.shape)
+            return video
+
+        decode = encode
+
+    clip = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(evaluate._round_trip(Strict(), clip), clip)
 
 
 def test_sampling_from_true_clips_has_rows_of_its_own(tmp_path):

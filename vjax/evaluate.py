@@ -155,7 +155,10 @@ def _bar(console: Console) -> Progress:
 
 
 def _round_trip(pipe, video: np.ndarray) -> np.ndarray:
-    decoded = np.asarray(pipe.decode(pipe.encode(video[None] / np.float32(127.5) - 1)))[0]
+    beyond = -(len(video) - 1) % pipe.config.vae.temporal_ratio  # frames that fill a latent
+    padded = np.pad(video, ((0, beyond), (0, 0), (0, 0), (0, 0)), mode="edge")
+    decoded = np.asarray(pipe.decode(pipe.encode(padded[None] / np.float32(127.5) - 1)))
+    decoded = decoded[0, : len(video)]
     return np.clip((decoded + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
 
 
