@@ -1,10 +1,10 @@
 """The shipped configs: what they train fits their networks and eight devices, and it comes."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
-from vjax import config as configs
 from vjax import validation, weights
 from vjax.training.plan import Plan
 from vjax.training.start import TASKS
@@ -16,7 +16,7 @@ CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 def test_the_shipped_model_is_one_that_its_config_describes(name):
     (path,) = (path for path in CONFIGS if path.stem == name)
     made, shipped = validation.load_config(str(path)).model, weights.read_config("default")
-    assert configs.replace(made, vae=shipped.vae, origin=shipped.origin) == shipped
+    assert dataclasses.replace(made, vae=shipped.vae, origin=shipped.origin) == shipped
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -24,7 +24,7 @@ def test_every_bucket_of_a_shipped_config_can_be_trained_and_comes(path, caplog)
     config = validation.load_config(str(path))
     if config.trains == "dit":
         vae = weights.read_config("default").vae
-        config = configs.replace(config, model=configs.replace(config.model, vae=vae))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vae=vae))
     task, plan = TASKS[config.trains](config), Plan(config.stages)
     for bucket in plan.buckets:
         assert bucket.batch % 8 == 0

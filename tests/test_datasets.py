@@ -1,5 +1,6 @@
 """Stored clips: written without TensorFlow, read back exactly, some of them never trained on."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import config as configs
 from vjax import validation, world
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.data import datasets, loader
@@ -52,7 +52,7 @@ def test_training_reads_them_through_grain(directory):
     assert arrays["video"].shape == (2, 5, 64, 64, 3)
     assert arrays["mask"].sum() > 10
     np.testing.assert_array_equal(arrays["video"], first()["video"])
-    one_thing = configs.replace(stages[0], one_thing=0.5)
+    one_thing = dataclasses.replace(stages[0], one_thing=0.5)
     with pytest.raises(ConfigError, match="one_thing"):
         loader.batches(config, Plan((one_thing,)), tokenizer=None, start=0, stop=2)
 

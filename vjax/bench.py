@@ -5,6 +5,7 @@ reaches on the same machine in the same run. A part that fails says why, and the
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import vjax
-from vjax import config as configs
 from vjax import runtime, validation, weights, world
 from vjax.config import Bucket, Group, RunConfig, Stage
 
@@ -68,11 +68,11 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
 
     config = _run_config(model) if config_path is None else validation.load_config(config_path)
     if config.trains == "dit":  # speed does not need a config's own weights
-        config = configs.replace(config, vae=model, frozen=())
+        config = dataclasses.replace(config, vae=model, frozen=())
     last = config.stages[-1]
     group = max(last.groups, key=lambda group: group.share)
-    stage = configs.replace(last, groups=(group,), steps=runs + 2)
-    begin = starting_point(configs.replace(config, stages=(stage,)))
+    stage = dataclasses.replace(last, groups=(group,), steps=runs + 2)
+    begin = starting_point(dataclasses.replace(config, stages=(stage,)))
     task, config = begin.task, begin.task.config
     state = init_state(task, begin.given)
     plan = Plan(config.stages)

@@ -7,6 +7,7 @@ and ends with the same bits as a run that never stopped.
 """
 
 import contextlib
+import dataclasses
 import logging
 import math
 import pathlib
@@ -17,7 +18,6 @@ import time
 import jax
 import numpy as np
 
-from vjax import config as configs
 from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
 from vjax.data.loader import Stream
@@ -182,20 +182,20 @@ def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
     config, model = begin.task.config, begin.task.model(params)
     updates, seed = int(state["step"]), config.seed
     origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"
-    model = configs.replace(model, origin=origin)
+    model = dataclasses.replace(model, origin=origin)
     weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
 
 
 def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:
     """Writes what a run by the clock did as a config that repeats it by steps."""
     arrivals = tuple(data.joined) if isinstance(data, Resident) else ()
-    config = configs.replace(
+    config = dataclasses.replace(
         config,
         name=f"{config.name}_again",
         minutes=None,
         stages=plan.stages,
         steps=None if done == plan.ends[-1] else done,
-        data=configs.replace(config.data, arrivals=arrivals),
+        data=dataclasses.replace(config.data, arrivals=arrivals),
     )
     values = pprint.pformat(validation.to_dict(config), sort_dicts=False, width=98)
     path.write_text(
@@ -233,7 +233,7 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
         where = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
         raise NotFinite(
             f"The loss is {entry['loss']} and the norm of its gradient {entry['gradient_norm']} at "
-            f"step {step}; {where}. The same command goes on from there with a lower "
+            f"step {step}; {where}. Run the same command with a lower "
             f"--stages.{plan.stage_number(step)}.learning_rate or --optimizer.clip_norm, which "
             "usually helps."
         )

@@ -61,7 +61,8 @@ def kind(path: str | os.PathLike) -> str:
     """
     path = pathlib.Path(path)
     suffix = path.suffix.lower()
-    if suffix not in FORMATS or not path.name or path.name.startswith(".") > bool(suffix):
+    bare = path.name.startswith(".") and not suffix  # such as ".mp4"
+    if suffix not in FORMATS or not path.name or bare:
         kinds = ", ".join(filter(None, FORMATS))
         raise MediaError(
             f"{path} must end in one of {kinds} to say what kind of file to write, "
