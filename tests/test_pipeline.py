@@ -71,6 +71,8 @@ def test_texts_are_told_apart_and_end_in_zeros():
     assert not text[0, 5:].any()
     assert text[1, 4].any()
     assert not np.allclose(text[0, 0], text[1, 0])
+    with pytest.raises(RequestError, match="Texts are a list"):  # not of its letters
+        pipe().embed("red")
 
 
 def test_velocity_takes_time_per_clip_frame_or_position():

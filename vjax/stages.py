@@ -119,6 +119,8 @@ class Stages:
 
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
         """Text embeddings, zero after the end of each text."""
+        if isinstance(prompts, str):
+            raise RequestError("Texts are a list, even where there is one of them: [prompt].")
         ids, mask = self.tokenizer(prompts)
         return _embed(self.config.text, self.params["text"], ids, mask)
 
