@@ -310,6 +310,7 @@ def test_on_step_watches_and_stops():
         (SHORT, {"variations": 0}, "At least 1 variation"),
         (SHORT, {"seed": -1}, "seed is a whole number"),
         (SHORT, {"seed": 2**32}, "seed is a whole number"),
+        (SHORT, {"seed": 2**32 - 1, "variations": 2}, "the last of 2 variations has one"),
         (SHORT, {"noise": np.zeros((1, 2, 4, 4, 5), np.float32)}, "noise has shape"),
         (vjax.text("a", size=(33, 32)), {}, "nearest is 32x32"),
         (SHORT, {"guidance": np.nan}, "Guidance is a number"),

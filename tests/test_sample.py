@@ -502,3 +502,9 @@ def test_the_command_helps_and_runs(bundle, here):
     wrong = call(*PROMPT, "--frames", "0", "--model", bundle)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("vjax.sample: A video has at least 1 frame")
+
+
+def test_only_ends_of_lines_part_prompts(tmp_path):
+    (tmp_path / "prompts").write_text("a red\u2028circle\x0cmoves\nright", encoding="utf-8")
+    order = sample.parse(["--prompts", str(tmp_path / "prompts")])
+    assert [each.prompt for each in order.requests] == ["a red\u2028circle\x0cmoves", "right"]

@@ -65,3 +65,26 @@ def test_what_cannot_be_a_tokenizer_is_refused(tmp_path):
     del broken["model"]["merges"]
     with pytest.raises(ConfigError, match="holds no tokenizer"):
         Tokenizer(json.dumps(broken), config)
+
+
+def test_ids_that_the_encoder_has_no_vectors_for_are_refused():
+    rules = json.loads(tiny.BYTES)
+    rules["model"]["vocab"]["a"] = 5000
+    tokenizer = Tokenizer(json.dumps(rules), TextConfig(vocab=259))
+    tokenizer(["b"])
+    with pytest.raises(ConfigError, match="does not fit the text encoder"):
+        tokenizer(["a"])
+    end = rules["post_processor"]["special_tokens"]["</s>"]
+    for ids in ([5000], [1] * 40):  # one that is not there; more than are read
+        end["ids"], end["tokens"] = ids, ["</s>"] * len(ids)
+        with pytest.raises(ConfigError, match="does not fit the text encoder"):
+            Tokenizer(json.dumps(rules), TextConfig(vocab=259, max_length=32))
+
+
+def test_rules_that_fail_on_a_text_are_named():
+    words = {"type": "WordLevel", "vocab": {"b": 0}, "unk_token": "none"}
+    rules = {**json.loads(tiny.BYTES), "model": words, "post_processor": None}
+    tokenizer = Tokenizer(json.dumps(rules), TextConfig(vocab=259))
+    for read_text in (lambda: tokenizer(["a"]), lambda: tokenizer.lost("a")):
+        with pytest.raises(ConfigError, match="cannot read a text"):
+            read_text()

@@ -191,6 +191,16 @@ def test_a_failed_save_leaves_the_good_bundle(bundle, broken, monkeypatch):
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise weights.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(BundleError, match="cannot be written: No space"):
+        weights.save(tmp_path / "bundle", tiny.bundle())
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_again_replaces_the_bundle_and_keeps_what_lies_beside_it(bundle, exchange):
     (bundle / "notes.txt").write_text("mine")
     (bundle / "samples").mkdir()

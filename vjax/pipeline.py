@@ -216,7 +216,8 @@ class Pipeline(Stages):
         if not _is_whole(variations) or variations < 1:
             raise RequestError(f"At least 1 variation is needed, got {variations}.")
         if not _is_whole(seed) or not 0 <= seed <= 2**32 - variations:
-            raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}, got {seed}.")
+            last = "" if variations == 1 else f", and the last of {variations} variations has one"
+            raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
         given = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
         used: dict[str, Any] = {
             name: getattr(self.config.sampler, name) if value is None else value

@@ -259,7 +259,7 @@ def _lines(file: str) -> list[str]:
         raise RequestError(f"{file} is no text in UTF-8.") from error
     except OSError as error:
         raise RequestError(f"{file} cannot be read: {error.strerror}.") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
     if not prompts:
         raise RequestError(f"{file} holds no prompt: write one on each line.")
     return prompts

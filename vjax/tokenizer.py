@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
+from tokenizers import Encoding
 from tokenizers import Tokenizer as Rules
 
 from vjax.config import ConfigError, TextConfig
@@ -18,7 +19,8 @@ class Tokenizer:
             tokenizer that it was loaded with.
 
     Raises:
-        ConfigError: the file has no such rules, or ids that the encoder has no vectors for.
+        ConfigError: the file has no such rules, or more ids than the encoder has vectors for. So
+            does a text whose ids are beyond them, or for which the rules fail.
     """
 
     def __init__(self, rules: str, config: TextConfig):
@@ -36,6 +38,7 @@ class Tokenizer:
             encoder.no_padding()
         self._whole.no_truncation()
         self._cut.enable_truncation(config.max_length)
+        self([""])  # what ends every text fits
 
     def __call__(
         self, texts: Sequence[str]
@@ -45,23 +48,36 @@ class Tokenizer:
         A longer text loses the end of its words; the tokens that end every text stay.
         """
         length = self.config.max_length
-        encodings = self._cut.encode_batch(list(texts))
+        encodings = self._encoded(self._cut, texts)
         ids = np.zeros((len(texts), length), np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, encoding in enumerate(encodings):
+            if len(encoding.ids) > length or max(encoding.ids, default=0) >= self.config.vocab:
+                raise ConfigError(
+                    f"{self.config.tokenizer} does not fit the text encoder, which reads {length} "
+                    f"of {self.config.vocab} tokens: take that of the same model."
+                )
             ids[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = True
         return ids, mask
 
     def lost(self, text: str) -> str:
         """The end of a text that is not read; empty where all of it is."""
-        whole = self._whole.encode(text)
+        (whole,) = self._encoded(self._whole, [text])
         spare = len(whole.ids) - self.config.max_length
         if spare <= 0:
             return ""
         spans = zip(whole.offsets, whole.special_tokens_mask, strict=True)
         words = [span for span, special in spans if not special]
         return text[words[-spare][0] :]
+
+    def _encoded(self, rules: Rules, texts: Sequence[str]) -> list[Encoding]:
+        try:
+            return rules.encode_batch(list(texts))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # where the library gives up, that is no Exception
+            raise ConfigError(f"{self.config.tokenizer} cannot read a text: {error}.") from error
 
 
 def read(path: pathlib.Path | str, config: TextConfig) -> Tokenizer:
