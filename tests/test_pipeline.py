@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import tracemalloc
 
 import jax
@@ -315,6 +316,7 @@ def test_on_step_watches_and_stops():
         (vjax.text("a", size=(33, 32)), {}, "nearest is 32x32"),
         (SHORT, {"guidance": np.nan}, "Guidance is a number"),
         (SHORT, {"guidance": np.inf}, "Guidance is a number"),
+        (SHORT, {"variations": True}, "At least 1 variation"),
         (SHORT, {"shift": 0.0}, "Shift is a number above 0"),
         (SHORT, {"shift": np.nan}, "Shift is a number above 0"),
         (vjax.text("a", frames=4801), {}, "at most 600 seconds"),
@@ -391,3 +393,17 @@ def test_a_saved_bundle_loads_by_its_directory(tmp_path):
     loaded = vjax.load(tmp_path / "bundle")
     assert loaded.config == tiny.MODEL
     np.testing.assert_array_equal(loaded(SHORT, seed=1), short(1))
+
+
+@pytest.mark.parametrize(
+    ("timeline", "options", "message"),
+    [
+        ("a red circle", {}, r"such as vjax.text\(prompt\), got 'a red circle'"),
+        (SHORT, {"guidance": "3"}, "Guidance is a number"),
+        (SHORT, {"shift": "3"}, "Shift is a number above 0"),
+    ],
+)
+def test_other_types_are_refused_in_a_sentence(timeline, options, message):
+    check = inspect.unwrap(Pipeline.check)  # as users call it: tests check types before
+    with pytest.raises(RequestError, match=message):
+        check(pipe(), timeline, **options)

@@ -212,6 +212,11 @@ class Pipeline(Stages):
         variations: int = 1,
     ) -> tuple[Plan, Method]:
         """Raises RequestError for what this model cannot make, before anything is computed."""
+        if not isinstance(timeline, Timeline | Plan):
+            raise RequestError(
+                "A video is made of what a verb returns, "
+                f"such as vjax.text(prompt), got {timeline!r}."
+            )
         plan = timeline if isinstance(timeline, Plan) else self.plan(timeline)
         if not _is_whole(variations) or variations < 1:
             raise RequestError(f"At least 1 variation is needed, got {variations}.")
@@ -227,9 +232,9 @@ class Pipeline(Stages):
             raise RequestError(
                 f"Sampling takes at least 1 step and at most 1000, got {used['steps']}."
             )
-        if not math.isfinite(used["guidance"]):
+        if not _is_number(used["guidance"]):
             raise RequestError(f"Guidance is a number such as 3, got {used['guidance']}.")
-        if not 0 < used["shift"] < math.inf:
+        if not _is_number(used["shift"]) or used["shift"] <= 0:
             raise RequestError(f"Shift is a number above 0 such as 3, got {used['shift']}.")
         try:
             method = solvers.solver(used["solver"])
@@ -376,4 +381,8 @@ def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:
 
 
 def _is_whole(number: Any) -> bool:
-    return isinstance(number, int | np.integer)
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _is_number(number: Any) -> bool:
+    return isinstance(number, int | float | np.number) and math.isfinite(number)
