@@ -317,8 +317,10 @@ def test_on_step_watches_and_stops():
         (SHORT, {"guidance": np.nan}, "Guidance is a number"),
         (SHORT, {"guidance": np.inf}, "Guidance is a number"),
         (SHORT, {"variations": True}, "At least 1 variation"),
-        (SHORT, {"shift": 0.0}, "Shift is a number above 0"),
-        (SHORT, {"shift": np.nan}, "Shift is a number above 0"),
+        (SHORT, {"guidance": 1e30}, "from -1000 to 1000"),
+        (SHORT, {"shift": 1e30}, "from 0.001 to 1000"),
+        (SHORT, {"shift": 0.0}, "Shift is a number such as 3"),
+        (SHORT, {"shift": np.nan}, "Shift is a number such as 3"),
         (vjax.text("a", frames=4801), {}, "at most 600 seconds"),
         (vjax.text(""), {}, "prompt is empty"),
     ],
@@ -400,7 +402,7 @@ def test_a_saved_bundle_loads_by_its_directory(tmp_path):
     [
         ("a red circle", {}, r"such as vjax.text\(prompt\), got 'a red circle'"),
         (SHORT, {"guidance": "3"}, "Guidance is a number"),
-        (SHORT, {"shift": "3"}, "Shift is a number above 0"),
+        (SHORT, {"shift": "3"}, "Shift is a number such as 3"),
     ],
 )
 def test_other_types_are_refused_in_a_sentence(timeline, options, message):

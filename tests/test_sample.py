@@ -404,7 +404,7 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
         ([*PROMPT, "--seed", str(2**64)], "seed is a whole number"),
         ([*PROMPT, "--seed", "9" * 5000], "no whole number"),
         ([*PROMPT, "--guidance", "inf"], "Guidance is a number"),
-        ([*PROMPT, "--shift", "0"], "Shift is a number above 0"),
+        ([*PROMPT, "--shift", "0"], "Shift is a number such as 3"),
         ([*PROMPT, "--dtype", "int4"], "float32 or bfloat16"),
         ([*PROMPT, "--quality", "101"], "1 to 100"),
         ([*PROMPT, "--fps", "60", "--out", "x.gif"], "at most 50 frames a second"),

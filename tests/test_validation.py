@@ -184,3 +184,10 @@ def test_older_descriptions_load_where_what_is_gone_was_not_used():
     )
     with pytest.raises(ConfigError, match=r"vae\.linear is of an older vjax"):
         validation.from_dict(ModelConfig, {**values, "vae": {**old, "linear": True}})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-x", "a\n"])
+def test_a_run_stays_in_a_directory_of_its_own(config, name):
+    with pytest.raises(ConfigError, match="name of a run"):
+        validation.override(config, [f"--name={name}"])
+    assert validation.override(config, ["--name=vae.2-b"]).name == "vae.2-b"

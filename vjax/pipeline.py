@@ -232,10 +232,14 @@ class Pipeline(Stages):
             raise RequestError(
                 f"Sampling takes at least 1 step and at most 1000, got {used['steps']}."
             )
-        if not _is_number(used["guidance"]):
-            raise RequestError(f"Guidance is a number such as 3, got {used['guidance']}.")
-        if not _is_number(used["shift"]) or used["shift"] <= 0:
-            raise RequestError(f"Shift is a number above 0 such as 3, got {used['shift']}.")
+        if not _is_number(used["guidance"]) or abs(used["guidance"]) > 1000:
+            raise RequestError(
+                f"Guidance is a number such as 3, from -1000 to 1000, got {used['guidance']}."
+            )
+        if not _is_number(used["shift"]) or not 1e-3 <= used["shift"] <= 1000:
+            raise RequestError(
+                f"Shift is a number such as 3, from 0.001 to 1000, got {used['shift']}."
+            )
         try:
             method = solvers.solver(used["solver"])
             sampler.check(method, plan.canvas.strength)
