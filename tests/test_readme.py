@@ -78,11 +78,13 @@ def main(module: str, arguments: list[str]) -> int | str | None:
 
 
 def prepare(arguments: list[str]) -> None:
-    """Makes the photos and clips that a command reads."""
+    """Makes the photos, clips and prompts that a command reads."""
     for before, name in zip(["", *arguments], arguments, strict=False):
         if before in ("--out", "--prompt") or os.path.exists(name):
             continue
-        if name.endswith((".png", ".jpg", ".webp")):
+        if before == "--prompts":
+            pathlib.Path(name).write_text("a red circle\na blue circle\n")
+        elif name.endswith((".png", ".jpg", ".webp")):
             media.write(name, tiny.clip(1, 96, 96), 16)
         elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
             assert main("vjax.sample", ["--prompt", "a red circle", "--out", name]) == 0
