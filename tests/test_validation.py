@@ -33,7 +33,7 @@ def test_overrides_reach_every_field(config):
             "--steps=7",
             "--stages.0.learning_rate=1",
             "--vae=None",
-            "--name",
+            "--run_dir",
             "-x=1",
             "--model.sampler.guidance=-1.5",
             "--model.dit.anchors=false",
@@ -42,7 +42,7 @@ def test_overrides_reach_every_field(config):
             "--model.vae.z_dim=16",
         ],
     )
-    assert (changed.steps, changed.vae, changed.name) == (7, None, "-x=1")
+    assert (changed.steps, changed.vae, changed.run_dir) == (7, None, "-x=1")
     assert changed.stages[0].learning_rate == 1.0
     assert isinstance(changed.stages[0].learning_rate, float)
     assert changed.model.sampler.guidance == -1.5
