@@ -21,16 +21,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from vjax import pipeline, runtime, weights
+from vjax import pipeline, progress, runtime, weights
 from vjax.evaluation import trials, words
 from vjax.evaluation.judge import judge
 from vjax.evaluation.report import label, tables, write_sheet
@@ -102,7 +94,7 @@ def make(pipe, tasks: list[Task], results: Results, options, console: Console) -
     batches = list(_batches(tasks, results, options.batch))
     steps = pipe.config.sampler.steps
     failed: list[Task] = []
-    bar = _bar(console)
+    bar = progress.bar(console)
 
     def advance(done: float, count: int, step: int) -> None:
         bar.update(shown, completed=done + 0.95 * count * min(step / steps, 1))
@@ -142,18 +134,6 @@ def _size(batches, task: Task) -> int:
     return max(len(batch) for other, batch in batches if other is task)
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def _round_trip(pipe, video: np.ndarray) -> np.ndarray:
     beyond = -(len(video) - 1) % pipe.config.vae.temporal_ratio  # frames that fill a latent
     padded = np.pad(video, ((0, beyond), (0, 0), (0, 0), (0, 0)), mode="edge")
@@ -175,7 +155,7 @@ def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.n
 def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:
     """Mean scores of the answers by row: of the model, of round trips and of still pictures."""
     rows: dict[str, dict] = {}
-    with _bar(console) as bar:
+    with progress.bar(console) as bar:
         shown = bar.add_task("judging", total=len(tasks))
         for task in tasks:
             trial = functools.cache(task.row.trial)

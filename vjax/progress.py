@@ -28,6 +28,20 @@ class Cancelled(Exception):
     """The caller's `on_step` asked to stop."""
 
 
+def bar(console: Console, *, quiet: bool = False, transient: bool = False) -> Progress:
+    """A bar with the time left, drawn on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+        transient=transient,
+    )
+
+
 class Steps:
     """The steps of one request, counted over all of its loops; a context manager.
 
@@ -51,16 +65,7 @@ class Steps:
         self.total, self.done, self._on_step = total, 0, on_step
         self._one_at_a_time = on_step is not None or jax.process_count() > 1
         self._piece = 1
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
+        self._bar = bar(console, quiet=quiet, transient=True)
         self._task = self._bar.add_task(description, total=total)
 
     def __enter__(self) -> "Steps":
