@@ -306,21 +306,21 @@ def test_on_step_watches_and_stops():
 @pytest.mark.parametrize(
     ("timeline", "options", "message"),
     [
-        (SHORT, {"steps": 0}, "at least 1 step"),
-        (SHORT, {"solver": "magic"}, "euler, heun, unipc"),
+        (SHORT, {"steps": 0}, "steps must be a whole number from 1 to 1000"),
+        (SHORT, {"solver": "magic"}, "solver must be one of 'unipc', 'euler'"),
         (SHORT, {"variations": 0}, "At least 1 variation"),
         (SHORT, {"seed": -1}, "seed is a whole number"),
         (SHORT, {"seed": 2**32}, "seed is a whole number"),
         (SHORT, {"seed": 2**32 - 1, "variations": 2}, "the last of 2 variations has one"),
         (SHORT, {"noise": np.zeros((1, 2, 4, 4, 5), np.float32)}, "noise has shape"),
         (vjax.text("a", size=(33, 32)), {}, "nearest is 32x32"),
-        (SHORT, {"guidance": np.nan}, "Guidance is a number"),
-        (SHORT, {"guidance": np.inf}, "Guidance is a number"),
+        (SHORT, {"guidance": np.nan}, "guidance must be a finite number"),
+        (SHORT, {"guidance": np.inf}, "guidance must be a finite number"),
         (SHORT, {"variations": True}, "At least 1 variation"),
         (SHORT, {"guidance": 1e30}, "from -1000 to 1000"),
         (SHORT, {"shift": 1e30}, "from 0.001 to 1000"),
-        (SHORT, {"shift": 0.0}, "Shift is a number such as 3"),
-        (SHORT, {"shift": np.nan}, "Shift is a number such as 3"),
+        (SHORT, {"shift": 0.0}, "shift must be a finite number from 0.001"),
+        (SHORT, {"shift": np.nan}, "shift must be a finite number from 0.001"),
         (vjax.text("a", frames=4801), {}, "at most 600 seconds"),
         (vjax.text(""), {}, "prompt is empty"),
     ],
@@ -362,7 +362,7 @@ def test_latents_that_are_no_numbers_stop_with_a_sentence():
 
 def test_a_bundle_that_asks_for_no_steps_is_refused():
     sampler = dataclasses.replace(tiny.MODEL.sampler, steps=0)
-    with pytest.raises(RequestError, match="at least 1 step"):
+    with pytest.raises(RequestError, match="steps must be a whole number from 1 to 1000"):
         Pipeline(tiny.bundle(tiny.model(sampler=sampler)))(SHORT)
 
 
@@ -401,8 +401,9 @@ def test_a_saved_bundle_loads_by_its_directory(tmp_path):
     ("timeline", "options", "message"),
     [
         ("a red circle", {}, r"such as vjax.text\(prompt\), got 'a red circle'"),
-        (SHORT, {"guidance": "3"}, "Guidance is a number"),
-        (SHORT, {"shift": "3"}, "Shift is a number such as 3"),
+        (SHORT, {"guidance": "3"}, "guidance must be a finite number"),
+        (SHORT, {"solver": ["euler"]}, "solver must be one of"),
+        (SHORT, {"shift": "3"}, "shift must be a finite number from 0.001"),
     ],
 )
 def test_other_types_are_refused_in_a_sentence(timeline, options, message):

@@ -98,13 +98,14 @@ class Watched:
         if isinstance(config, configs.DiTConfig):
             return self.transformer
         if isinstance(config, configs.TextConfig):
-            return lambda ids, mask: jnp.zeros((*ids.shape, 16))
+            return lambda ids, mask, dtype: jnp.zeros((*ids.shape, 16), dtype)
         return types.SimpleNamespace(encode=encode, normalise=lambda z: z, config=config)
 
     def transformer(self, point, t, text, *, positions, anchors, anchor_positions):
         self.seen = types.SimpleNamespace(
             point=point,
             t=t,
+            text=text,
             positions=positions,
             anchors=anchors,
             anchor_positions=anchor_positions,
@@ -231,7 +232,7 @@ def test_noise_levels_and_mixture_stay_float32_where_networks_compute_in_bfloat1
     (value, _, seen), (rough, _, half) = (
         watch(monkeypatch, bucket, loss, dtype) for dtype in ("float32", "bfloat16")
     )
-    assert half.point.dtype == jnp.bfloat16
+    assert half.point.dtype == half.text.dtype == jnp.bfloat16
     assert half.t.dtype == np.float32
     np.testing.assert_array_equal(half.t, seen.t)
     assert 0.95 < half.t.min() < half.t.max() < 1  # bfloat16 would make it 1
@@ -600,6 +601,7 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(quick, tmp_path, monkeypa
     (advice,) = re.findall(r"with a lower (--\S+)", capsys.readouterr().err)
     monkeypatch.setattr(trainer, "train_step", fake_step([1] * 4))
     assert trainer.main([file, f"{advice}=1e-4"]) == 0
+    assert "\nrun: 12 parameters" in capsys.readouterr().err  # a message is what it says, no more
     assert saved_steps(tmp_path) == [2, 4]
 
 

@@ -1,7 +1,6 @@
 """A loaded model: text encoder, DiT and VAE put together, from `Timeline` to frames."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vjax import conditioning, flow, planning, progress, sampler, solvers, weights
+from vjax import conditioning, flow, planning, progress, sampler, solvers, validation, weights
 from vjax.config import SamplerConfig
 from vjax.planning import Plan, Segment, Window
 from vjax.stages import Stages
@@ -228,24 +227,12 @@ class Pipeline(Stages):
             name: getattr(self.config.sampler, name) if value is None else value
             for name, value in given.items()
         }
-        if not _is_whole(used["steps"]) or not 1 <= used["steps"] <= 1000:
-            raise RequestError(
-                f"Sampling takes at least 1 step and at most 1000, got {used['steps']}."
-            )
-        if not _is_number(used["guidance"]) or abs(used["guidance"]) > 1000:
-            raise RequestError(
-                f"Guidance is a number such as 3, from -1000 to 1000, got {used['guidance']}."
-            )
-        if not _is_number(used["shift"]) or not 1e-3 <= used["shift"] <= 1000:
-            raise RequestError(
-                f"Shift is a number such as 3, from 0.001 to 1000, got {used['shift']}."
-            )
         try:
-            method = solvers.solver(used["solver"])
+            config = validation.from_dict(SamplerConfig, used)
+            method = solvers.SOLVERS[config.solver]
             sampler.check(method, plan.canvas.strength)
         except ValueError as error:
             raise RequestError(str(error)) from error
-        config = SamplerConfig(**used)
         times = flow.schedule(config.steps, config.shift)
         return plan, Method(config, method, times)
 
@@ -386,7 +373,3 @@ def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:
 
 def _is_whole(number: Any) -> bool:
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
-
-
-def _is_number(number: Any) -> bool:
-    return isinstance(number, int | float | np.number) and math.isfinite(number)

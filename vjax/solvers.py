@@ -208,10 +208,3 @@ HEUN = Solver("heun", one_step_init, heun_step)
 UNIPC = Solver("unipc", unipc_init, unipc_step, needs_one_clock=True)
 STOCHASTIC = Solver("stochastic", stochastic_init, stochastic_step)
 SOLVERS = {each.name: each for each in (EULER, HEUN, UNIPC, STOCHASTIC)}
-
-
-def solver(name: str) -> Solver:
-    """The solver of that name; raises ValueError with those that exist."""
-    if name not in SOLVERS:
-        raise ValueError(f"There is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
-    return SOLVERS[name]

@@ -17,6 +17,7 @@ import time
 
 import jax
 import numpy as np
+import psutil
 
 from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
@@ -245,7 +246,7 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
 
 
 class _Meter:
-    """Turns the metrics of finished steps into figures, with speed and the share of waiting."""
+    """Turns metrics of finished steps into figures, with memory, speed and the share of waiting."""
 
     def __init__(self, task: Task, plan: Plan):
         self.task, self.plan = task, plan
@@ -266,6 +267,7 @@ class _Meter:
         group = update.group
         entry = {"step": update.step, **{name: float(value) for name, value in metrics.items()}}
         entry["learning_rate"] = update.rate
+        entry["host_gb"] = psutil.Process().memory_info().rss / 1e9
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         clips = sum(bucket.batch for bucket in group.buckets)
@@ -301,7 +303,8 @@ class _Stopwatch:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Forced, since the import of orbax has set its own.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)

@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
 from vjax import conditioning, flow, models, pipeline, sampler, timeline, weights
-from vjax.config import Bucket, ConfigError, RunConfig
+from vjax.config import Bucket, ConfigError, DiTLossConfig, RunConfig
 from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
@@ -52,7 +52,7 @@ class DiTTask(Task):
         The network is asked as the sampler asks it, with a `Condition`. Noise levels, the point
         between data and noise and the target are float32, whatever the networks compute in.
         """
-        model, weights, dtype = self.config.model, self.config.dit_loss, self.dtype
+        model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
         known_key, time_key, noise_key = jax.random.split(key, 3)
         clean, condition = self.known(bucket, params, batch, known_key)
         count, frames, height, width, _ = clean.shape
@@ -61,7 +61,7 @@ class DiTTask(Task):
             (count, 1, 1, 1, 1),
             tokens=frames * height * width // (model.dit.patch[1] * model.dit.patch[2]),
             distribution=flow.TimeDistribution(
-                mean=bucket.time_mean, std=weights.time_std, uniform_share=weights.time_uniform
+                mean=bucket.time_mean, std=recipe.time_std, uniform_share=recipe.time_uniform
             ),
         )
         noise = jax.random.normal(noise_key, clean.shape)
@@ -90,7 +90,7 @@ class DiTTask(Task):
         buckets that lead, clips begin before the window, which then starts with a latent of several
         frames. Known frames are encoded on their own, so that nothing leaks through the VAE.
         """
-        model, weights, dtype = self.config.model, self.config.dit_loss, self.dtype
+        model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
         prefix_key, anchor_key, box_key, noise_key = jax.random.split(key, 4)
         vae = models.bind(model.vae, jax.lax.stop_gradient(params["vae"]))
         video = to_float(batch["video"])
@@ -103,9 +103,9 @@ class DiTTask(Task):
         count, frames, height, width, _ = clean.shape
         with jax.named_scope("text"):
             encoder = models.bind(model.text, params["text"])
-            text = encoder(batch["ids"], batch["mask"]).astype(dtype)
+            text = encoder(batch["ids"], batch["mask"], dtype=dtype)
 
-        known = _known_prefix(prefix_key, weights, bucket, count, frames)[..., None, None]
+        known = _known_prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
         source = clean
         anchors = jnp.zeros((count, 0, *clean.shape[2:]))
         anchor_positions = jnp.zeros((count, 0))
@@ -120,9 +120,9 @@ class DiTTask(Task):
             black = -jnp.ones_like(video)  # as in a canvas
             source = jnp.where(known[..., None], clean, encode(jnp.where(pixels, video, black)))
             known = known | box
-        if weights.known_noise:
+        if recipe.known_noise:
             level_key, noise_key = jax.random.split(noise_key)
-            level = weights.known_noise * jax.random.uniform(level_key, (count, 1, 1, 1, 1))
+            level = recipe.known_noise * jax.random.uniform(level_key, (count, 1, 1, 1, 1))
             source += level * jax.random.normal(noise_key, clean.shape)
         return clean, Condition(
             source=source,
@@ -176,15 +176,15 @@ class DiTTask(Task):
         return super()._side() * max(self.config.model.dit.patch)
 
 
-def _known_prefix(key, weights, bucket: Bucket, count: int, frames: int) -> Array:
+def _known_prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:
     """Which latent frames are known from the start of each sample: [B T], at least one is not."""
     choice_key, length_key = jax.random.split(key)
     choice = jax.random.uniform(choice_key, (count,))
     if bucket.lead:  # a window within a longer clip goes on from something
         choice = jnp.ones_like(choice)
     length = jax.random.randint(length_key, (count,), 1, max(frames, 2))
-    known = jnp.where(choice < weights.nothing + weights.first_frame, 1, length)
-    known = jnp.where(choice < weights.nothing, 0, known)
+    known = jnp.where(choice < recipe.nothing + recipe.first_frame, 1, length)
+    known = jnp.where(choice < recipe.nothing, 0, known)
     if frames == 1:
         known = jnp.zeros_like(known)
     return jnp.arange(frames)[None] < known[:, None]

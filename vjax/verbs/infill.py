@@ -35,7 +35,8 @@ class Infill(Request):
             first, last = (n + count if n < 0 else n for n in (start, end))
             if not 0 <= first < last <= count:
                 raise RequestError(
-                    f"The range {start}:{end} does not fit the clip, which has frames 0 to {count}."
+                    f"The range {start}:{end} does not fit the clip: its {count} frames end at "
+                    f"{count}, and the first is 0."
                 )
             kept[first:last] = 1
         if kept.all():
