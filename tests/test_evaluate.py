@@ -142,8 +142,8 @@ def options(*arguments):
     return evaluate.parser().parse_args(["--count", "8", "--batch", "3", *arguments])
 
 
-def kept(path, weights="w", steps=20):
-    return results.Results(path, weights, SamplerConfig(steps=steps))
+def kept(path, weights="w", steps=20, computed="float32-cpu"):
+    return results.Results(path, weights, SamplerConfig(steps=steps), computed)
 
 
 def run(pipe, path, *arguments, **key):

@@ -148,6 +148,11 @@ def test_sampling_starts_from_clips_at_a_time():
     assert np.abs(made(1.0)[0] - short(1)).max() <= 1  # at 1 nothing is left of the clips
     with pytest.raises(RequestError, match="above 0 and up to 1"):
         made(0.0)
+    # Over several windows, what the first has made is what the second goes on from.
+    long = vjax.text("a red circle", frames=25)
+    assert pipe().plan(long).windows > 1
+    (video,) = pipe().sample_batch([long], [1], start=(tiny.clip(25)[None], 1.0))
+    assert np.abs(video.astype(int) - pipe()(long, seed=1)).max() <= 1
 
 
 # --- Kept frames ---------------------------------------------------------------------------------

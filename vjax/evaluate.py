@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -299,7 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runtime.set_up()
         pipe = pipeline.load(options.model)
-        results = Results(out, weights.fingerprint(options.model), pipe.config.sampler)
+        computed = f"{pipe.dtype}-{jax.default_backend()}"
+        results = Results(out, weights.fingerprint(options.model), pipe.config.sampler, computed)
         tasks = plan(pipe, options, console)
         make(pipe, tasks, results, options, console)
         report = {

@@ -295,8 +295,9 @@ class Pipeline(Stages):
             ]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
             place = slice(window.start, window.stop)
-            if source is not None:
-                condition = dataclasses.replace(condition, source=jnp.asarray(source[:, place]))
+            if source is not None:  # where nothing is known
+                begin = np.where(condition.strength > 0, condition.source, source[:, place])
+                condition = dataclasses.replace(condition, source=jnp.asarray(begin))
             fresh = self._sample(condition, seeds, made + number, method, watched, noise)
             new = ~there[place]
             latents[:, place][:, new] = fresh[:, new]

@@ -15,9 +15,10 @@ _LONGER, _BRIGHTER = 0.02, 12.0
 
 
 def version() -> str:
-    """Changes with the oracle and with this file: scores of several versions do not mix."""
-    text = oracle.version() + pathlib.Path(__file__).read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Changes with all that decides a score: those of several versions do not mix."""
+    here = pathlib.Path(__file__).parent
+    sources = [(here / f"{name}.py").read_text() for name in ("judge", "trials", "words")]
+    return hashlib.sha256("".join([oracle.version(), *sources]).encode()).hexdigest()[:8]
 
 
 def judge(trial: Trial, video: np.ndarray, fps: float) -> dict[str, float]:

@@ -3,8 +3,9 @@
     DIRECTORY/clips/WEIGHTS-SAMPLER/ROW/0007.npz
     DIRECTORY/scores.jsonl
 
-Clips belong to weights and the way they were sampled, scores to a version of the judge as well. So
-an evaluation goes on where it stopped, and another oracle scores the same clips without a model.
+Clips belong to weights and the way they were sampled (solver, steps, guidance, shift, dtype and
+platform), scores to a version of the judge as well. So an evaluation goes on where it stopped, and
+another oracle scores the same clips without a model.
 """
 
 import json
@@ -29,8 +30,10 @@ class ResultsError(ValueError):
 class Results:
     """The clips and scores of one model, sampled in one way, below a directory."""
 
-    def __init__(self, directory: pathlib.Path, weights: str, sampler: SamplerConfig):
-        how = f"{sampler.solver}-{sampler.steps}-{sampler.guidance:g}-{sampler.shift:g}"
+    def __init__(
+        self, directory: pathlib.Path, weights: str, sampler: SamplerConfig, computed: str
+    ):
+        how = f"{sampler.solver}-{sampler.steps}-{sampler.guidance:g}-{sampler.shift:g}-{computed}"
         self._clips = directory / "clips" / f"{weights}-{how}"
         self._path = directory / "scores.jsonl"
         self.key = {"weights": weights, "sampler": how, "judge": judge.version()}

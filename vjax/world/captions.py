@@ -95,10 +95,10 @@ def _say_shot(rng: np.random.Generator, shot: Shot, long: bool, moving: bool, na
     says_motion = moving and (first.motion != "still" or long or rng.uniform() < 0.5)
     motion = _say(rng, MOTION_WORDS[first.motion]) if says_motion else ""
     if shot.wall:
-        side = f" to the {first.motion}" if rng.uniform() < 0.7 or long else ""
-        motion = f"{_say(rng, MOTION_WORDS[first.motion][:1])} and {_say(rng, WALL_WORDS)}"
-        if not side:
-            motion = _say(rng, WALL_WORDS)
+        # All is drawn in any case: a seed's caption stays the same.
+        says_side = rng.uniform() < 0.7 or long
+        aside, behind = _say(rng, MOTION_WORDS[first.motion][:1]), _say(rng, WALL_WORDS)
+        motion = f"{aside} and {behind}" if says_side else _say(rng, WALL_WORDS)
     words = [name]
     if motion:
         words.append(motion)

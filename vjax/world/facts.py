@@ -57,6 +57,21 @@ HELD_OUT_MOTIONS = frozenset(
         ("ring", "grows"),
     }
 )
+GRADIENTS = {  # from the top of the frame to its bottom
+    "black": ((8, 8, 10), (8, 8, 10)),
+    "gray": ((112, 114, 118), (112, 114, 118)),
+    "sky": ((70, 140, 215), (150, 200, 240)),
+    "sunset": ((75, 50, 115), (215, 120, 85)),
+    "night": ((10, 14, 44), (24, 32, 84)),
+    "grass": ((58, 112, 48), (46, 94, 40)),
+}
+SPLAT_COLORS = {  # what clouds, stars and tufts add to it
+    "sky": (38, 26, 12),
+    "sunset": (40, 28, 12),
+    "night": (190, 190, 170),
+    "grass": (16, 26, 12),
+}
+NEON_DIM = 0.45  # of the background behind things in neon
 WALL_COLOR = (125, 95, 80)
 WALL_WIDTH = 0.32
 WALL_SECONDS = 1.9  # passing behind the wall takes this long

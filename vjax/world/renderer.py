@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vjax.world.facts import COLORS, WALL_COLOR, WALL_WIDTH, Facts, Shot, Thing, cut_frame
+from vjax.world.facts import (
+    COLORS,
+    GRADIENTS,
+    NEON_DIM,
+    SPLAT_COLORS,
+    WALL_COLOR,
+    WALL_WIDTH,
+    Facts,
+    Shot,
+    Thing,
+    cut_frame,
+)
 from vjax.world.paths import Path, camera_path, one_path, pair_paths, place, wall_path
 from vjax.world.shapes import REACH, distance
 
@@ -66,16 +77,6 @@ def _draw_thing(
         window[...] = mixed
 
 
-GRADIENTS = {  # from the top of the frame to its bottom
-    "black": ((8, 8, 10), (8, 8, 10)),
-    "gray": ((112, 114, 118), (112, 114, 118)),
-    "sky": ((70, 140, 215), (150, 200, 240)),
-    "sunset": ((75, 50, 115), (215, 120, 85)),
-    "night": ((10, 14, 44), (24, 32, 84)),
-    "grass": ((58, 112, 48), (46, 94, 40)),
-}
-
-
 def _draw_background(
     rng: np.random.Generator,
     background: str,
@@ -97,13 +98,13 @@ def _draw_background(
     top, bottom = (np.asarray(c, np.float32) for c in GRADIENTS[background])
     gradient = (top + down * (bottom - top)).astype(np.float32)
     video = np.repeat(gradient[:, :, None, :], width, axis=2)
-    density, sizes, color = {
-        "black": (0, (), ()),
-        "gray": (0, (), ()),
-        "sky": (2.4, ((0.12, 0.22), (0.035, 0.06)), (38, 26, 12)),
-        "sunset": (3.0, ((0.2, 0.4), (0.015, 0.03)), (40, 28, 12)),
-        "night": (9.0, ((0.007, 0.011), (0.007, 0.011)), (190, 190, 170)),
-        "grass": (14.0, ((0.012, 0.02), (0.03, 0.06)), (16, 26, 12)),
+    density, sizes = {
+        "black": (0, ()),
+        "gray": (0, ()),
+        "sky": (2.4, ((0.12, 0.22), (0.035, 0.06))),
+        "sunset": (3.0, ((0.2, 0.4), (0.015, 0.03))),
+        "night": (9.0, ((0.007, 0.011), (0.007, 0.011))),
+        "grass": (14.0, ((0.012, 0.02), (0.03, 0.06))),
     }[background]
     count = round(density * span_x * span_y)
     if count:
@@ -120,7 +121,7 @@ def _draw_background(
         splats = np.einsum("tky,tkx->tyx", along, across)
         if background != "grass":
             splats = np.minimum(splats, 1.0)
-        video += splats[..., None] * np.asarray(color, np.float32)
+        video += splats[..., None] * np.asarray(SPLAT_COLORS[background], np.float32)
     return video
 
 
@@ -146,7 +147,7 @@ def _draw_shot(
     offset, zoom = camera_path(rng, shot.camera, paths[0], extent, times)
     background = _draw_background(rng, shot.background, size, offset, zoom)
     if style == "neon":
-        background *= 0.45
+        background *= NEON_DIM
     hidden = np.zeros(width, np.float32)
     if shot.wall:
         half = WALL_WIDTH * scale / 2

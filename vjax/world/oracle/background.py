@@ -5,18 +5,14 @@ import dataclasses
 import numpy as np
 
 from vjax.world import facts
-from vjax.world.renderer import GRADIENTS
+from vjax.world.facts import GRADIENTS, NEON_DIM, SPLAT_COLORS
 
 UNKNOWN = "unknown"
 
 WALL = np.array(facts.WALL_COLOR, np.float32)
-# What the background adds to its gradient; stars are left out since they are dropped by their size.
-_SPLATS = {
-    "sky": ((38, 26, 12), 0, 1),
-    "sunset": ((40, 28, 12), 0, 1),
-    "grass": ((16, 26, 12), -1, 1),
-}
-NEON_DIM = 0.45
+# How much of its splats a background has anywhere; stars are left out since they are dropped by
+# their size.
+_SPLATS = {"sky": (0, 1), "sunset": (0, 1), "grass": (-1, 1)}
 _CLOSE = 0.1  # by how much another palette may explain a single frame better
 
 
@@ -34,8 +30,8 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def family_distance(difference: np.ndarray, name: str, scale: float = 1.0) -> np.ndarray:
     """Distance of pixels to a gradient with any amount of the background's splats on it."""
     if name in _SPLATS:
-        splat, low, high = _SPLATS[name]
-        splat = np.asarray(splat, np.float32) * scale
+        low, high = _SPLATS[name]
+        splat = np.asarray(SPLAT_COLORS[name], np.float32) * scale
         amount = np.clip(difference @ (splat / (splat @ splat)), low, high)
         difference = difference - amount[..., None] * splat
     return np.sqrt(dot(difference, difference))
