@@ -2,9 +2,9 @@
 
     XLA_PYTHON_CLIENT_MEM_FRACTION=.94 python -m vjax.train configs/world_dit_gpu.py --vae=default
 
-It ends by the clock, and writes `runs/world_dit_gpu/repeat.py`, which repeats it by steps. Every
-core of the host draws clips while it trains: 45,000 of them are 41 GB on the device, drawn in about
-a minute by 16 cores. To train the shipped model further: `--init=default --name=further`.
+It ends by the clock, and writes `runs/world_dit_gpu/repeat.py`, which repeats it by steps. All
+cores of the host but two draw clips while it trains: 45,000 of them are 41 GB on the device, drawn
+in about a minute by 16 cores. To train the shipped model further: `--init=default --name=further`.
 """
 
 import dataclasses

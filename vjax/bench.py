@@ -5,6 +5,7 @@ reaches on the same machine in the same run. A part that fails says why, and the
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -61,7 +62,8 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
 
     Without a config it trains the DiT and the text encoder of `model` on images and clips.
     """
-    from vjax.data import loader
+    from vjax.data.loader import Stream
+    from vjax.parallel import mesh as meshes
     from vjax.training.plan import Plan
     from vjax.training.start import starting_point
     from vjax.training.state import init_state, train_step
@@ -73,19 +75,22 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
     group = max(last.groups, key=lambda group: group.share)
     stage = dataclasses.replace(last, groups=(group,), steps=runs + 2)
     begin = starting_point(dataclasses.replace(config, stages=(stage,)))
-    task, config = begin.task, begin.task.config
-    state = init_state(task, begin.given)
+    task, config, mesh = begin.task, begin.task.config, meshes.make_mesh()
     plan = Plan(config.stages)
-    stream = loader.batches(config, plan, tokenizer=begin.tokenizer, start=0, stop=plan.steps)
+    everywhere = meshes.replicated(mesh)
+    frozen = jax.device_put(begin.frozen, everywhere)
+    state = jax.device_put(init_state(task, begin.given), everywhere)
     waited, took = [], []
-    for step in range(plan.steps):
-        began = time.perf_counter()
-        batch = next(stream)
-        waited.append(time.perf_counter() - began)
-        update = plan[step]
-        state, metrics = train_step(task, state, begin.frozen, batch.parts, update.rate, update.ema)
-        jax.block_until_ready((state, metrics))
-        took.append(time.perf_counter() - began)
+    data = Stream(config, plan, mesh, begin.tokenizer, task.caption_dropout)
+    with contextlib.closing(data), jax.sharding.set_mesh(mesh):
+        for step in range(plan.steps):
+            began = time.perf_counter()
+            update = plan[step]
+            parts = data.take(update)
+            waited.append(time.perf_counter() - began)
+            state, metrics = train_step(task, state, frozen, parts, update.rate, update.ema)
+            jax.block_until_ready((state, metrics))
+            took.append(time.perf_counter() - began)
     median = float(np.median(took[2:]))
     flops = sum(task.flops(bucket) for bucket in group.buckets)
     return {

@@ -147,18 +147,13 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
             if stop.requested and last:
                 checkpoints.wait()
             if last or shows:
-                try:
-                    if not over:
+                if not over:
+                    with _goes_on("bundle", done):
                         _export(begin, run_dir, state, frozen)
-                    with stop.breaks_off():  # who asks to stop may not wait for samples
-                        if shows:
-                            preview.write(task, run_dir, done, writer)
-                except Interrupt:
-                    pass
-                except Exception as error:
-                    log.warning(
-                        "The preview of step %d failed: %s: %s", done, type(error).__name__, error
-                    )
+                # Who asks to stop may not wait for samples.
+                with contextlib.suppress(Interrupt), _goes_on("preview", done), stop.breaks_off():
+                    if shows:
+                        preview.write(task, run_dir, done, writer)
                 meter.pause()
             if stop.requested and (last or shows):
                 checkpoints.wait()
@@ -170,6 +165,15 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                 raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
         if done == start:  # the run had ended, but perhaps before its bundle was written
             _export(begin, run_dir, state, frozen)
+
+
+@contextlib.contextmanager
+def _goes_on(what: str, done: int):
+    """Says what could not be written on the way, such as on a full disk; the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("The %s of step %d failed: %s: %s", what, done, type(error).__name__, error)
 
 
 def _due(every: int, done: int, over: bool) -> bool:
@@ -230,8 +234,12 @@ class _NoWriter:
 def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Checkpoints) -> None:
     step = entry.pop("step")
     if not (math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"])):
-        good = checkpoints.last()
-        where = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
+        try:
+            good = checkpoints.last()
+            where = f"the last good checkpoint is step {good}"
+            where = where if good else "there is no checkpoint yet"
+        except CheckpointError as error:
+            where = f"the last checkpoint could not be written ({error})"
         raise NotFinite(
             f"The loss is {entry['loss']} and the norm of its gradient {entry['gradient_norm']} at "
             f"step {step}; {where}. Run the same command with a lower "

@@ -7,7 +7,9 @@ No TensorFlow is needed. Write the captioned world to disk, then train from it:
         --data.directory=data
 
 Any tensorflow-datasets data set with the same features can take its place: `video` (uint8
-[T H W 3]), `fps`, `short` and `long` (captions).
+[T H W 3]), `fps`, `short` and `long` (captions). A bucket of fewer frames takes a piece of a clip,
+from anywhere in it, with the captions as they are: store clips whose captions hold for a piece, or
+train on buckets of their whole length.
 """
 
 import argparse
