@@ -383,7 +383,12 @@ def test_half_precision_computes_in_it_and_keeps_times_exact(monkeypatch):
 
     monkeypatch.setattr(VideoDiT, "__call__", watch)
     video = half(SHORT, seed=1)
-    assert [dtype.name for dtype in seen[0]] == ["bfloat16", "float32", "bfloat16", "float32"]
+    text, z = half.embed(["a red circle"]), half.encode(tiny.clip(5)[None] / np.float32(127.5) - 1)
+    v = half.velocity(z, jnp.array([0.5]), text)
+    assert len(seen) > 1
+    for dtypes in seen:  # of sampling and of the stage alone
+        assert [dtype.name for dtype in dtypes] == ["bfloat16", "float32", "bfloat16", "float32"]
+    assert {x.dtype.name for x in (text, z, v, half.decode(z))} == {"float32"}
     difference = np.abs(video.astype(int) - short(1))
     assert 0 < difference.mean() < 12
     with pytest.raises(RequestError, match="float32 or bfloat16"):

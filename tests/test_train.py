@@ -101,7 +101,7 @@ class Watched:
             return lambda ids, mask, dtype: jnp.zeros((*ids.shape, 16), dtype)
         return types.SimpleNamespace(encode=encode, normalise=lambda z: z, config=config)
 
-    def transformer(self, point, t, text, *, positions, anchors, anchor_positions):
+    def transformer(self, point, t, text, *, positions, anchors, anchor_positions, unroll):
         self.seen = types.SimpleNamespace(
             point=point,
             t=t,
@@ -128,7 +128,7 @@ def encode(video):
 def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None, dtype="float32"):
     """The loss, the clips in [-1, 1] and what the transformer saw of them."""
     watched = Watched()
-    monkeypatch.setattr(dit, "models", types.SimpleNamespace(bind=watched.bind, Params=dict))
+    monkeypatch.setattr(models, "bind", watched.bind)
     model = tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, patch=(1, 2, 2)))
     loss = loss or DiTLossConfig()
     config = dataclasses.replace(dit_config("runs"), model=model, dit_loss=loss, dtype=dtype)

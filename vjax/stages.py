@@ -20,7 +20,7 @@ from vjax.timeline import RequestError
 
 @functools.partial(jax.jit, static_argnames="config")
 def _embed(config, params, ids, mask):
-    return models.bind(config, params)(ids, mask)
+    return models.bind(config, params)(ids, mask).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="past")
@@ -36,9 +36,10 @@ def _decode(config, params, latents, past, dtype):
     return vae.decode_next(vae.denormalise(latents), past, dtype)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _velocity(config, params, z, t, text, positions):
-    return models.bind(config, params)(z, t, text, positions=positions, unroll=False)
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _velocity(config, params, z, t, text, positions, dtype):
+    dit = models.velocity(config, params, dtype, unroll=False)
+    return dit(z, t, text, positions=positions)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -59,22 +60,8 @@ def _start(condition, noise, t, keys, solver):
 def _advance(
     config: DiTConfig, params, condition, state, times, begin, end, solver, guidance, guided, dtype
 ):
-    dit = models.bind(config, params)
-
-    def velocity(latents, t, text, positions, anchors, anchor_positions):
-        # Times and positions stay float32: bfloat16 takes t = 0.9985 for 1.
-        return dit(
-            latents.astype(dtype),
-            t,
-            text.astype(dtype),
-            positions=positions,
-            anchors=anchors.astype(dtype),
-            anchor_positions=anchor_positions,
-            unroll=False,
-        )
-
     return sampler.advance(
-        velocity,
+        models.velocity(config, params, dtype, unroll=False),
         condition,
         state,
         times,
@@ -90,8 +77,9 @@ class Stages:
 
     Args:
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
-            bfloat16 on accelerators, float32 on CPU. The VAE, times, noise and latents between
-            steps are float32: a frame has more levels than bfloat16 has digits.
+            bfloat16 on accelerators, float32 on CPU. The VAE, times, noise, latents between
+            steps and what stages take and give are float32: a frame has more levels than
+            bfloat16 has digits.
 
     Raises:
         BundleError: a part is missing.
@@ -155,7 +143,7 @@ class Stages:
     ) -> Float[Array, "B t h w C"]:
         """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
         positions = jnp.arange(z.shape[1], dtype=jnp.float32)
-        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions)
+        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions, self.dtype)
 
     def noise(
         self, seeds: Sequence[int], window: int, shape: tuple[int, ...]

@@ -52,7 +52,7 @@ class DiTTask(Task):
         The network is asked as the sampler asks it, with a `Condition`. Noise levels, the point
         between data and noise and the target are float32, whatever the networks compute in.
         """
-        model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
+        model, recipe = self.config.model, self.config.dit_loss
         known_key, time_key, noise_key = jax.random.split(key, 3)
         clean, condition = self.known(bucket, params, batch, known_key)
         count, frames, height, width, _ = clean.shape
@@ -66,14 +66,10 @@ class DiTTask(Task):
         )
         noise = jax.random.normal(noise_key, clean.shape)
         tau = sampler.own_time(condition, t)
-        dit = models.bind(model.dit, params["dit"])
-
-        def velocity(latents: Array, t: Array, text: Array, *, anchors: Array, **places: Array):
-            return dit(latents.astype(dtype), t, text, anchors=anchors.astype(dtype), **places)
-
+        velocity = models.velocity(model.dit, params["dit"], self.dtype)
         point = flow.interpolate(clean, noise, tau)
         predicted = sampler.predict(velocity, condition, point, tau)
-        error = jnp.square(predicted.astype(jnp.float32) - flow.velocity(clean, noise))
+        error = jnp.square(predicted - flow.velocity(clean, noise))
         unknown = jnp.broadcast_to(condition.strength < 1, (*error.shape[:4], 1))
         unknown = rearrange(unknown, "b t h w 1 -> b t h w").astype(jnp.float32)
         error = reduce(error, "b t h w c -> b t h w", "mean") * unknown
