@@ -1,0 +1,483 @@
+"""The scripts for TPU slices, against a `gcloud` and a `kubectl` that only pretend."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import yaml
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "tpu_scripts"
+HERE = "--zone=us-east5-a"
+
+# Notes its arguments, answers as `states` says, and runs what ssh is given in a directory a worker.
+FAKE = r"""#!{python} -SE
+import json, os, pathlib, subprocess, sys
+
+here, arguments = pathlib.Path(os.environ["FAKE"]), sys.argv[1:]
+name = pathlib.Path(sys.argv[0]).name
+with (here / "calls").open("a") as calls:
+    calls.write(json.dumps([name, *arguments]) + "\n")
+flags = dict(a.split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
+text = " ".join([name, *arguments])
+refused = here / "refused"
+if refused.is_file() and refused.read_text() in text:
+    sys.exit("ERROR: RESOURCE_EXHAUSTED: there is no more capacity in the zone")
+if " describe " in text or " get jobset " in text:
+    if "failedData" in text:
+        print("no capacity until the time that was asked for")
+    else:
+        state, *rest = (here / "states").read_text().split()
+        if rest:
+            (here / "states").write_text(" ".join(rest))
+        print(state)
+elif " ssh " in text or " scp " in text:
+    node = next(a for a in arguments if a.partition(":")[0] in os.environ["NODES"].split())
+    workers = [0, 1] if flags["--worker"] == "all" else [int(flags["--worker"])]
+    failed = 0
+    for worker in workers:
+        place = here / f"{{node.partition(':')[0]}}-w{{worker}}"
+        place.mkdir(exist_ok=True)
+        if " scp " in text:
+            source, target = [a for a in arguments[4:] if not a.startswith("--")]
+            (place / target.partition(":")[2]).write_bytes(pathlib.Path(source).read_bytes())
+        else:
+            run = subprocess.run(["bash", "-c", flags["--command"]], cwd=place)
+            failed = run.returncode or failed
+    sys.exit(failed)
+elif " logs " in text:
+    print("the log of the first pod")
+elif " create --filename=-" in text:
+    (here / "rendered").write_text(sys.stdin.read())
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    """Runs a script where `gcloud` and `kubectl` are fakes."""
+    (tmp_path / "bin").mkdir()
+    for name in ("gcloud", "kubectl"):
+        (tmp_path / "bin" / name).write_text(FAKE.format(python=sys.executable))
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("NODES", "demo demo-0 demo-1")
+    monkeypatch.setenv("POLL_SECONDS", "0")
+    monkeypatch.setenv("TPU_DEVICES", "/dev/null")
+    monkeypatch.setenv("VJAX_MOUNT", str(tmp_path / "share"))
+    for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name)
+    return Cloud(tmp_path)
+
+
+class Cloud:
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+
+    def __call__(self, line: str, *more: str, states: str = "", refuses: str = ""):
+        (self.directory / "states").write_text(states)
+        if refuses:
+            (self.directory / "refused").write_text(refuses)
+        script, *arguments = line.split()
+        return subprocess.run(
+            [SCRIPTS / f"{script}.sh", *arguments, *more],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.directory,
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        """What was run, without the options of all."""
+        path = self.directory / "calls"
+        calls = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all(all(call) for call in calls), "an empty argument was passed on"
+        return [" ".join(call) for call in calls]
+
+    def host(self, worker: int, python: str) -> pathlib.Path:
+        """A host with the scripts, whose Python is a script of ours."""
+        checkout = self.directory / f"demo-w{worker}" / "vjax"
+        (checkout / ".venv" / "bin").mkdir(parents=True)
+        shutil.copytree(SCRIPTS, checkout / "tpu_scripts")
+        (checkout / ".venv" / "bin" / "python").write_text(f"#!/usr/bin/env bash\n{python}\n")
+        (checkout / ".venv" / "bin" / "python").chmod(0o755)
+        return checkout
+
+
+# --- Their form ----------------------------------------------------------------------------------
+
+
+def test_they_are_clean():
+    shellcheck = pathlib.Path(sys.executable).with_name("shellcheck")
+    files = sorted(SCRIPTS.glob("*.sh"))
+    run = subprocess.run(
+        [shellcheck, "-x", "-P", "SCRIPTDIR", *files], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout
+    for file in files:
+        assert os.access(file, os.X_OK) == (file.name != "common.sh")
+
+
+@pytest.mark.parametrize("name", ["create", "setup", "run", "watch", "fetch", "delete", "gke"])
+def test_help_names_every_option(cloud, name):
+    shown = cloud(name, "--help")
+    assert shown.returncode == 0
+    taken = " ".join(re.findall(r"takes='(.*)'", (SCRIPTS / f"{name}.sh").read_text()))
+    for option in {*taken.replace("=", "").split(), "--dry-run"}:
+        assert option in shown.stdout
+    assert not (cloud.directory / "calls").exists()
+
+
+QUEUED = "gcloud compute tpus queued-resources"
+VM = "gcloud compute tpus tpu-vm"
+CREATE = (
+    f"{QUEUED} create demo --accelerator-type=v5p-128 --runtime-version=v2-alpha-tpuv5 "
+    "--node-id=demo"
+)
+DESCRIBE = f"{QUEUED} describe demo '--format=value(state.state)'"
+INSTALL = (
+    "mkdir -p vjax && rm -rf vjax/vjax vjax/configs vjax/tpu_scripts && "
+    "tar -xf vjax.tar -C vjax && vjax/tpu_scripts/host.sh install"
+)
+PACK = [
+    f"cd {SCRIPTS.parent}",
+    "git ls-files -z --cached --others --exclude-standard | tar -cf vjax.tar --null -T -",
+]
+DRY = {
+    f"create demo --slice v5p:4x4x4 --spot {HERE}": [
+        f"{CREATE} --spot {HERE}",
+        f"{DESCRIBE} {HERE}",
+    ],
+    "create demo --slice=v6e:4x4 --slices 2 --reserved --network net --project p": [
+        "gcloud compute firewall-rules create demo-vjax --network=net --allow=tcp "
+        "--source-tags=demo --target-tags=demo --project=p",
+        f"{QUEUED} create demo --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e "
+        "--node-count=2 --node-prefix=demo --reserved --network=net --tags=demo --project=p",
+        f"{DESCRIBE} --project=p",
+    ],
+    "create demo --slice v5e:2x4 --runtime-version other": [
+        f"{QUEUED} create demo --accelerator-type=v5litepod-8 --runtime-version=other "
+        "--node-id=demo",
+        DESCRIBE,
+    ],
+    f"setup demo --share gs://bucket {HERE}": [
+        *PACK,
+        f"{VM} scp vjax.tar demo:vjax.tar --worker=all {HERE}",
+        f"{VM} ssh demo --worker=all '--command={INSTALL} gs://bucket' {HERE}",
+    ],
+    "run demo --slices 2 -- vjax.train configs/world_vae.py --seed=1": [
+        f"{VM} ssh demo-{i} --worker=all '--command=vjax/tpu_scripts/host.sh start vjax.train "
+        "configs/world_vae.py --seed=1'"
+        for i in range(2)
+    ]
+    + [f"{VM} ssh demo-0 --worker=0 '--command=vjax/tpu_scripts/host.sh follow'"]
+    + [
+        f"{VM} ssh demo-{i} --worker=all '--command=vjax/tpu_scripts/host.sh wait'"
+        for i in range(2)
+    ],
+    "run demo --stop": [f"{VM} ssh demo --worker=all '--command=vjax/tpu_scripts/host.sh stop'"],
+    "watch demo --slice v5p:4x4x4 --share host:/share --spot -- vjax.evaluate --model default": [
+        f"{VM} ssh demo --worker=all '--command=vjax/tpu_scripts/host.sh start vjax.evaluate "
+        "--model default'",
+        f"{VM} ssh demo --worker=0 '--command=vjax/tpu_scripts/host.sh follow'",
+        f"{VM} ssh demo --worker=all '--command=vjax/tpu_scripts/host.sh wait'",
+        f"{QUEUED} delete demo --force --quiet",
+        f"{CREATE} --spot",
+        DESCRIBE,
+        *PACK,
+        f"{VM} scp vjax.tar demo:vjax.tar --worker=all",
+        f"{VM} ssh demo --worker=all '--command={INSTALL} host:/share'",
+    ],
+    "fetch demo runs/world_vae/bundle results": [
+        "mkdir -p results",
+        f"{VM} scp demo:vjax/runs/world_vae/bundle results --recurse --worker=0",
+    ],
+    f"delete demo --network net {HERE}": [
+        f"{QUEUED} delete demo --force --quiet {HERE}",
+        "gcloud compute firewall-rules delete demo-vjax --quiet",
+    ],
+    "gke pool demo --cluster c --location us-east5 --slice v6e:4x4 --reservation r": [
+        "gcloud container node-pools create demo --cluster=c --machine-type=ct6e-standard-4t "
+        "--tpu-topology=4x4 --num-nodes=4 --location=us-east5 --reservation-affinity=specific "
+        "--reservation=r"
+    ],
+    "gke fetch demo --share gs://bucket runs/a there": [
+        "mkdir -p there",
+        "gcloud storage rsync --recursive gs://bucket/runs/a there",
+    ],
+    "gke delete demo": ["kubectl delete jobset demo"],
+}
+# As `gcloud … --help` and `kubectl … --help` list them.
+DOCUMENTED = {
+    "queued-resources create": "accelerator-type runtime-version node-id node-count node-prefix "
+    "spot reserved network tags zone project",
+    "queued-resources describe": "format zone project",
+    "queued-resources delete": "force quiet zone project",
+    "tpu-vm ssh": "worker command zone project",
+    "tpu-vm scp": "worker recurse zone project",
+    "firewall-rules create": "network allow source-tags target-tags project",
+    "firewall-rules delete": "quiet project",
+    "node-pools create": "cluster location machine-type tpu-topology num-nodes spot reservation "
+    "reservation-affinity project",
+    "storage rsync": "recursive",
+    "delete jobset": "",
+    "kubectl logs": "follow tail selector",
+    "get jobset": "output",
+}
+
+
+@pytest.mark.parametrize("line", DRY)
+def test_a_dry_run_shows_what_would_run_and_runs_nothing(cloud, line):
+    script, *arguments = line.split()
+    shown = cloud(script, *(["--dry-run", *arguments] if script != "gke" else
+                            [arguments[0], "--dry-run", *arguments[1:]]))  # fmt: skip
+    assert shown.stdout.splitlines() == DRY[line]
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert not (cloud.directory / "calls").exists()
+    for command in shown.stdout.splitlines():
+        if command.startswith(("gcloud", "kubectl")):
+            known = next(flags for name, flags in DOCUMENTED.items() if name in command)
+            before = re.sub(r"'--command=.*'", "--command=x", command)
+            for flag in re.findall(r" '?--([a-z-]+)", before):
+                assert flag in known.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("create", "A name is missing"),
+        ("create Demo --slice v5p:4x4x4", "Demo cannot be a name"),
+        ("create demo", "--slice is missing, such as --slice v5p:4x4x4"),
+        ("create demo --slice v9:4x4", "write v5e:4x4"),
+        ("create demo --slice v5p:4x4", "a v5p slice has three sides"),
+        ("create demo --slice v5e:4x4x4", "a v5e slice is flat"),
+        ("create demo --slice tpu7x:2x2x1", "on GKE alone: tpu_scripts/gke.sh"),
+        ("create demo --slice v5e:4x4 --spot --reserved", "Only one of --spot and --reserved"),
+        ("create demo --slice v5e:4x4 --share gs://b", "There is no option --share"),
+        ("create demo --slice v5e:4x4 --zone", "--zone needs a value"),
+        ("setup demo --share /mnt", "gs://BUCKET or HOST:/SHARE is needed"),
+        ("run demo", "A module of vjax is missing: -- vjax.train"),
+        ("run demo -- train.py", "A module of vjax is missing"),
+        ("watch demo --slice v5e:4x4 -- vjax.train a", "without it a new slice would begin"),
+        ("fetch demo ../x", "a path in the checkout on the host is needed"),
+        ("gke run demo --slice v5e:4x4 --image i -- vjax.train a", "Several hosts need --share"),
+        ("gke start demo", "pool, run, follow, fetch or delete is needed, not start"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(cloud, line, message):
+    run = cloud(line)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert not (cloud.directory / "calls").exists()
+
+
+@pytest.mark.parametrize("line", ["create demo --slice v5e:4x4 --zone=", "run demo -- vjax.train"])
+def test_no_empty_argument_is_passed_on(cloud, line):
+    run = cloud(line, "")
+    assert run.returncode == 2
+    assert not (cloud.directory / "calls").exists()
+
+
+# --- A slice -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "said"),
+    [
+        ("WAITING_FOR_RESOURCES PROVISIONING ACTIVE", 0, "is ACTIVE and costs money until"),
+        ("PROVISIONING FAILED", 1, "cannot be had: no capacity until the time"),
+        ("PROVISIONING SUSPENDED", 4, "was taken away before it could be used"),
+        ("WAITING_FOR_RESOURCES", 3, "There was no capacity for v5e:4x4 within 0 minutes"),
+    ],
+)
+def test_what_becomes_of_a_request_is_said_with_how_to_delete_it(cloud, states, status, said):
+    run = cloud(f"create demo --slice v5e:4x4 {HERE} --wait-minutes 0", states=states)
+    if status != 3:
+        run = cloud(f"create demo --slice v5e:4x4 {HERE}", states=states)
+    assert run.returncode == status
+    assert said in run.stderr
+    assert run.stderr.endswith("  tpu_scripts/delete.sh demo --zone us-east5-a\n")
+    state = states.split()[-1]
+    assert f"demo {'is' if status == 0 else 'stays'}" in run.stderr.splitlines()[-2]
+    assert state in run.stderr.splitlines()[-2]
+
+
+def test_a_refused_request_leaves_what_gcloud_said_in_sight(cloud):
+    run = cloud("create demo --slice v5e:4x4 --spot", refuses=" create ", states="FAILED")
+    assert run.returncode == 1
+    assert "there is no more capacity in the zone" in run.stderr
+    assert "demo was refused" in run.stderr
+    assert "tpu_scripts/delete.sh demo" in run.stderr
+
+
+def test_setup_takes_the_checkout_as_it_is(cloud, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(SCRIPTS, repository / "tpu_scripts")
+    (repository / ".gitignore").write_text("ignored\n")
+    for name in ("new", "ignored", "gone"):
+        (repository / name).write_text(name)
+    git = ["git", "-C", str(repository)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "gone", "tpu_scripts"], check=True)
+    (repository / "gone").unlink()
+    (tmp_path / "states").write_text("")
+    (tmp_path / "refused").write_text(" ssh ")
+    script = repository / "tpu_scripts" / "setup.sh"
+    run = subprocess.run([script, "demo"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1  # the fake refused what comes after
+    for worker in range(2):
+        with tarfile.open(tmp_path / f"demo-w{worker}" / "vjax.tar") as archive:
+            names = archive.getnames()
+        assert {"new", "tpu_scripts/host.sh"} <= set(names)
+        assert not {"gone", "ignored"} & set(names)
+
+
+# --- A run ---------------------------------------------------------------------------------------
+
+ECHO = """printf '[%s]' "$@"; echo
+echo "cache ${JAX_COMPILATION_CACHE_DIR-none} on $JAX_PLATFORMS" """
+ODD = ["--name=it's", "--stages=({'a': \"b\"},)", "--prompt=a $HOME `id` \\ *", "--x=a\nb"]
+
+
+def test_a_run_gets_its_arguments_and_shows_the_first_log(cloud, tmp_path):
+    (tmp_path / "share").mkdir()
+    for worker in range(2):
+        cloud.host(worker, f'echo "this is worker {worker}"; {ECHO}')
+    run = cloud("run demo --", "vjax.train", "config.py", *ODD)
+    assert run.returncode == 0, run.stderr
+    assert "this is worker 0" in run.stdout
+    assert "this is worker 1" not in run.stdout
+    shown = "".join(f"[{word}]" for word in ("-m", "vjax.train", "config.py", *ODD))
+    assert shown in run.stdout
+    assert f"cache {tmp_path}/share/compiled on tpu,cpu" in run.stdout
+    for worker in range(2):
+        checkout = tmp_path / f"demo-w{worker}" / "vjax"
+        assert shown in (checkout / ".run" / "log").read_text()
+        assert (checkout / "runs").resolve() == tmp_path / "share" / "runs"
+
+
+def test_a_run_fails_where_any_host_fails(cloud):
+    cloud.host(0, "exit 0")
+    cloud.host(1, "echo what went wrong; exit 7")
+    run = cloud("run demo -- vjax.train config.py")
+    assert run.returncode == 7
+    assert "ended with 7:\nwhat went wrong" in run.stderr
+
+
+def test_no_tpu_is_said_in_a_sentence(cloud, monkeypatch):
+    monkeypatch.setenv("TPU_DEVICES", "/dev/none")
+    for worker in range(2):
+        cloud.host(worker, ECHO)
+    run = cloud("run demo -- vjax.train config.py")
+    assert run.returncode == 1
+    assert "There is no TPU here: neither /dev/accel* nor /dev/vfio/N" in run.stdout
+    assert "-m" not in run.stdout
+
+
+def test_a_second_run_is_refused_and_a_run_can_be_stopped(cloud):
+    hosts = [cloud.host(worker, "exec sleep 100") for worker in range(2)]
+    for host in hosts:
+        subprocess.run([host / "tpu_scripts" / "host.sh", "start", "vjax.train"], check=True)
+    second = cloud("run demo -- vjax.train config.py")  # and stops what it could not start beside
+    assert second.returncode == 1
+    assert "A run is going on here already" in second.stderr
+    assert cloud("run demo --follow").returncode == 143
+
+
+def test_a_slice_that_is_taken_away_is_made_anew_and_the_run_goes_on(cloud):
+    for worker in range(2):  # the first attempt fails, all later ones end well
+        cloud.host(worker, "[ -e tried ] && exit 0; touch tried; exit 1")
+    python = cloud.directory / "bin" / "python3"  # of setup.sh on the host: installs nothing
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    for name in ("sudo", "mountpoint"):
+        (cloud.directory / "bin" / name).symlink_to(python)
+    run = cloud(
+        "watch demo --slice v5e:4x4 --share gs://bucket --spot -- vjax.train config.py",
+        states="ACTIVE SUSPENDED SUSPENDED PROVISIONING ACTIVE",
+    )
+    verbs = [re.search(r"(create|delete|start|install) ", call) for call in cloud.calls]
+    assert [verb[1] for verb in verbs if verb] == ["start", "delete", "create", "install", "start"]
+    assert "demo is SUSPENDED: it is made anew" in run.stderr
+    assert run.returncode == 0, run.stderr
+
+
+def test_all_hosts_start_again_where_one_fails_on_a_slice_that_stays(cloud):
+    cloud.host(0, "echo a; exit 0")
+    cloud.host(1, "exit 9")
+    run = cloud(
+        "watch demo --slice v5e:4x4 --share gs://bucket --restarts 1 -- vjax.train config.py",
+        states="ACTIVE",
+    )
+    assert run.returncode == 9
+    assert len([call for call in cloud.calls if "host.sh start" in call]) == 2
+    assert not [call for call in cloud.calls if " delete " in call]
+    assert "may not start again" in run.stderr
+
+
+# --- GKE -----------------------------------------------------------------------------------------
+
+
+def test_a_jobset_is_what_was_asked_for(cloud):
+    run = cloud(
+        "gke run demo --slice v5p:4x4x4 --slices 2 --image repo/vjax:1 --share gs://bucket --spot"
+        " --service-account trainer --",
+        "vjax.train",
+        "configs/world_vae.py",
+        '--stages=({"a": 1},)',
+        "--x=\\ it's # if spot {{name}}",
+        states="Completed",
+    )
+    assert run.returncode == 0, run.stderr
+    assert "the log of the first pod" in run.stdout
+    jobset = yaml.safe_load((cloud.directory / "rendered").read_text())
+    assert (jobset["kind"], jobset["metadata"]["name"]) == ("JobSet", "demo")
+    (job,) = jobset["spec"]["replicatedJobs"]
+    assert (job["replicas"], jobset["spec"]["failurePolicy"]["maxRestarts"]) == (2, 100)
+    job = job["template"]["spec"]
+    assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (16, 16, 0)
+    pod = job["template"]["spec"]
+    assert pod["serviceAccountName"] == "trainer"
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
+        "cloud.google.com/gke-tpu-topology": "4x4x4",
+        "cloud.google.com/gke-spot": "true",
+    }
+    (container,) = pod["containers"]
+    assert container["command"][1:] == [
+        "exec",
+        "vjax.train",
+        "configs/world_vae.py",
+        '--stages=({"a": 1},)',
+        "--x=\\ it's # if spot {{name}}",
+    ]
+    assert {"containerPort": 8482} in container["ports"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    (volume,) = pod["volumes"]
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket"
+
+
+def test_a_jobset_without_options_has_none_of_their_lines(cloud):
+    run = cloud(
+        "gke run demo --dry-run --slice v5e:2x4 --image vjax --share claim -- vjax.evaluate"
+    )
+    text = run.stdout.partition("END'\n")[2].partition("END\n")[0]
+    pod = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert "metadata" not in pod
+    assert not {"tolerations", "serviceAccountName"} & set(pod["spec"])
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"google.com/tpu": 8}
+    assert "{{" not in text.partition("apiVersion")[2]
+
+
+def test_a_failed_jobset_is_said_with_what_stays_behind(cloud):
+    run = cloud("gke follow demo", states="StartupPolicyCompleted Failed")
+    assert run.returncode == 1
+    assert "it goes with: gke.sh delete demo" in run.stderr

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs a module of vjax on every host of a slice and shows the log of its first host.
+#
+#   tpu_scripts/run.sh NAME [options] -- vjax.train configs/world_vae.py --seed=1
+#   tpu_scripts/run.sh NAME --follow      shows the log again, after Ctrl-C or a lost connection
+#   tpu_scripts/run.sh NAME --stop        SIGTERM on every host: training saves, then ends
+#
+#   --slices N             as many as were created
+#   --zone Z  --project P  where gcloud has other defaults
+#   --dry-run              print what would be run, and run nothing
+#
+# The run is the hosts' own: it goes on without this script. Ends with 0 only if it ended so on all
+# hosts, else with the status of one that failed.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+takes='--follow --stop --slices= --zone= --project='
+parse "$@"
+[ "${#arguments[@]}" -eq 1 ] || die "One name, not ${arguments[*]}; the module stands behind --."
+on_host=vjax/tpu_scripts/host.sh
+first=$(nodes | sed -n 1p)
+
+if [ -n "$stop" ]; then
+  on_all "$on_host stop"
+  exit
+fi
+if [ -z "$follow" ]; then
+  [[ ${module[0]-} == vjax.* ]] || die "A module of vjax is missing: -- vjax.train configs/FILE.py"
+  for word in "${module[@]}"; do [ -n "$word" ] || die "An argument of ${module[0]} is empty."; done
+  if ! on_all "$on_host start $(words "${module[@]}")"; then
+    say "It did not start on every host: it is stopped on the others."
+    on_all "$on_host stop" || true
+    exit 1
+  fi
+fi
+trap 'say "The run goes on. Back to it: run.sh $(where) --follow; end it: run.sh $(where) --stop"; exit 130' INT
+tpus tpu-vm ssh "$first" --worker=0 --command="$on_host follow" || say "The log of $first broke off."
+on_all "$on_host wait"
