@@ -55,6 +55,7 @@ def test_streamed_stages_equal_whole_ones():
     expected_z, expected_video = whole(tiny.params()["vae"], video, z)
     np.testing.assert_allclose(z, expected_z, atol=1e-4)
     np.testing.assert_allclose(decoded, expected_video, atol=1e-4)
+    np.testing.assert_allclose(pipe().encode(tiny.clip(5)[None]), z, atol=1e-4)  # of its pixels
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,59 @@ def test_noise_levels_and_mixture_stay_float32_where_networks_compute_in_bfloat1
     assert rough == pytest.approx(value, rel=1e-3)
 
 
+# --- What the VAE's loss sees --------------------------------------------------------------------
+
+
+def test_the_loss_of_a_vae_is_float32_where_its_network_computes_in_bfloat16(monkeypatch):
+    moments, seen = [], []
+
+    def encode(video):
+        small = reduce(video, "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
+        moments.extend((small, small - 1))
+        return moments
+
+    def decode(z):
+        seen.append(z)
+        b, t, h, w, _ = z.shape
+        return jnp.full((b, t, 8 * h, 8 * w, 3), 0.5, z.dtype)
+
+    network = types.SimpleNamespace(encode=encode, decode=decode)
+    monkeypatch.setattr(models, "bind", lambda config, params: network)
+    task, key = vae.VAETask(vae_config("runs", dtype="bfloat16")), jax.random.key(0)
+    video = np.full((2, 5, 32, 32, 3), 191, np.uint8)
+    loss, metrics = task.loss(FIVE, {"vae": {}}, {"video": video}, key)
+    assert {x.dtype for x in (*moments, *seen)} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in (loss, *metrics.values())} == {jnp.dtype("float32")}
+    # Computed in bfloat16 this gray is 0.5, and the error zero.
+    error = 191 / 127.5 - 1 - 0.5
+    assert metrics["psnr"] == pytest.approx(10 * np.log10(4 / error**2), rel=1e-4)
+    mean, logvar = (np.asarray(x, np.float32) for x in moments)
+    kl = 0.5 * np.mean(mean**2 + np.exp(logvar) - 1 - logvar)
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
+    z = mean + np.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+    np.testing.assert_array_equal(seen[0], z.astype(jnp.bfloat16))
+
+
+def test_previews_of_other_statistics_share_a_program(monkeypatch, tmp_path):
+    config = vae_config(tmp_path)
+    clips = np.stack([tiny.clip(5, seed=s) for s in (0, 1)])
+    monkeypatch.setattr(vae, "held_out_clips", lambda config, count=None: clips)
+    compiled = vae._reconstruct._cache_size()
+    figures = []
+    for mean in (0.1, 0.2):
+        statistics = {"latents_mean": (mean,) * 4, "latents_std": (1.0,) * 4}
+        measured = dataclasses.replace(config.model.vae, **statistics)
+        model = dataclasses.replace(config.model, vae=measured)
+        shown, found = vae.VAETask(config).preview(
+            weights.Bundle(model, {"vae": PARAMS["vae"]}, None)
+        )
+        figures.append(found)
+        assert shown.shape == (5, 64, 64, 3)
+        np.testing.assert_array_equal(shown[:, :32], np.concatenate(list(clips), axis=2))
+    assert figures[0] == figures[1]
+    assert vae._reconstruct._cache_size() == compiled + 1
+
+
 # --- Steps ---------------------------------------------------------------------------------------
 
 

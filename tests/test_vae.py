@@ -13,6 +13,7 @@ from flax import nnx
 from vjax import models
 from vjax.config import ConfigError, VAEConfig
 from vjax.models import convolution
+from vjax.models.vae import to_float, to_uint8
 
 # The recorded network.
 WAN = VAEConfig(base_dim=4, z_dim=3, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
@@ -138,6 +139,15 @@ def test_image_is_a_first_frame():
     z = noise(2, 3, 2, 3, 2)
     image = call(SMALL, "decode_stream", small_params(), z[:, :1])
     close(image, call(SMALL, "decode", small_params(), z)[:, :1])
+
+
+def test_pixels_come_back_and_go_to_the_nearest():
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    floats = to_float(pixels)
+    assert (floats.dtype, floats.min(), floats.max()) == (jnp.float32, -1, 1)
+    np.testing.assert_array_equal(to_uint8(floats), pixels)
+    np.testing.assert_array_equal(to_uint8(floats + 0.49 / 127.5), pixels)
+    np.testing.assert_array_equal(to_uint8(300 * floats), 255 * (pixels > 127))
 
 
 def test_uint8_from_the_device():

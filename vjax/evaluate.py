@@ -29,6 +29,7 @@ from vjax.evaluation.judge import judge
 from vjax.evaluation.report import label, tables, write_sheet
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
+from vjax.models.vae import to_uint8
 from vjax.timeline import RequestError
 
 SHOWN = 6  # clips of a row on the contact sheet
@@ -138,9 +139,8 @@ def _size(batches, task: Task) -> int:
 def _round_trip(pipe, video: np.ndarray) -> np.ndarray:
     beyond = -(len(video) - 1) % pipe.config.vae.temporal_ratio  # frames that fill a latent
     padded = np.pad(video, ((0, beyond), (0, 0), (0, 0), (0, 0)), mode="edge")
-    decoded = np.asarray(pipe.decode(pipe.encode(padded[None] / np.float32(127.5) - 1)))
-    decoded = decoded[0, : len(video)]
-    return np.clip((decoded + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    decoded = pipe.decode(pipe.encode(padded[None]))[0, : len(video)]
+    return np.array(to_uint8(decoded))
 
 
 def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.ndarray | None:

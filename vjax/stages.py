@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from vjax import models, sampler, weights
 from vjax.config import DiTConfig
-from vjax.models.vae import check_video
+from vjax.models.vae import check_video, to_float
 from vjax.sampler import Condition
 from vjax.timeline import RequestError
 
@@ -26,6 +26,7 @@ def _embed(config, params, ids, mask):
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="past")
 def _encode(config, params, video, past):
     vae = models.bind(config, params)
+    video = to_float(video) if video.dtype == jnp.uint8 else video
     latents, past = vae.encode_next(video, past)
     return vae.normalise(latents), past
 
@@ -112,16 +113,20 @@ class Stages:
         ids, mask = self.tokenizer(prompts)
         return _embed(self.config.text, self.params["text"], ids, mask)
 
-    def encode(self, video: Float[Array | np.ndarray, "B T H W 3"]) -> Float[Array, "B t h w C"]:
-        """Video in [-1, 1] to normalised latents, one after another.
+    def encode(
+        self,
+        video: Float[Array | np.ndarray, "B T H W 3"] | UInt8[Array | np.ndarray, "B T H W 3"],
+    ) -> Float[Array, "B t h w C"]:
+        """Video in [-1, 1], or of pixels in 0..255, to normalised latents, one after another.
 
         Raises:
             ValueError: it has not 1 + 4 k frames (or as the VAE), or a size that does not divide.
         """
         check_video(self.config.vae, video.shape)
         ratio, past, latents = self.config.vae.temporal_ratio, None, []
+        dtype = jnp.uint8 if video.dtype == jnp.uint8 else jnp.float32
         for start in (0, *range(1, video.shape[1], ratio)):
-            chunk = jnp.asarray(video[:, start : start + (ratio if start else 1)], jnp.float32)
+            chunk = jnp.asarray(video[:, start : start + (ratio if start else 1)], dtype)
             z, past = _encode(self.config.vae, self.params["vae"], chunk, past)
             latents.append(z)
         return jnp.concatenate(latents, axis=1)
@@ -179,4 +184,4 @@ class Stages:
 
     def encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "t h w C"]:
         """Frames to normalised latents, on the host."""
-        return np.asarray(self.encode(frames[None] / np.float32(127.5) - 1))[0]
+        return np.asarray(self.encode(frames[None]))[0]

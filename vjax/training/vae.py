@@ -14,7 +14,7 @@ from jaxtyping import Array
 from vjax import models
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig, VAELossConfig
 from vjax.data import loader
-from vjax.models.vae import to_float
+from vjax.models.vae import to_float, to_uint8
 from vjax.tokenizer import Tokenizer
 from vjax.training.task import Metrics, Task
 from vjax.weights import Bundle
@@ -34,23 +34,28 @@ class VAETask(Task):
     ) -> tuple[Array, Metrics]:
         """Absolute and squared error of pixels, a KL term, and equivariance under scaling.
 
+        Pixels, noise and the terms are float32, whatever the network computes in.
         Decoding latents at half the size should give the video at half the size (EQ-VAE,
         arXiv:2502.09509): such latents are smooth, and a diffusion model learns them faster.
         """
-        weights = self.config.vae_loss
-        video = to_float(batch["video"], self.dtype)
+        weights, dtype = self.config.vae_loss, self.dtype
+        video = to_float(batch["video"])
         vae = models.bind(self.config.model.vae, params["vae"])
-        mean, logvar = vae.encode(video)
+
+        def decode(z: Array) -> Array:
+            return vae.decode(z.astype(dtype)).astype(jnp.float32)
+
+        mean, logvar = (x.astype(jnp.float32) for x in vae.encode(video.astype(dtype)))
         logvar = jnp.clip(logvar, -20, 10)
-        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
-        decoded = vae.decode(z)
+        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        decoded = decode(z)
         error = _reconstruction(decoded, video, weights)
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar)
         loss = error + weights.kl * kl
         if weights.equivariance:
             half = "b t (h 2) (w 2) c -> b t h w c"
             small = reduce(video, half, "mean")
-            again = vae.decode(reduce(z, half, "mean"))
+            again = decode(reduce(z, half, "mean"))
             loss += weights.equivariance * _reconstruction(again, small, weights)
         squared = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video))
         return loss, {"psnr": 10 * jnp.log10(4 / squared), "kl": kl, "error": error}
@@ -61,7 +66,7 @@ class VAETask(Task):
         They are those of the posterior's means, which is what a DiT sees. All channels share one
         deviation: a channel that carries little stays small next to the others.
         """
-        plain = dataclasses.replace(self.config.model.vae, latents_mean=(), latents_std=())
+        plain = _plain(self.config.model.vae)
         clips = held_out_clips(self.config)
         means = np.concatenate([_encode(plain, params["vae"], clip[None]) for clip in clips])
         axes = tuple(range(means.ndim - 1))
@@ -88,13 +93,14 @@ class VAETask(Task):
     def preview(self, bundle: Bundle):
         """Clips above, their reconstructions below."""
         clips = held_out_clips(self.config)
-        vae, params = bundle.config.vae, bundle.params["vae"]
+        # The bundle's statistics are new each time, and would compile the same program again.
+        vae, params = _plain(bundle.config.vae), bundle.params["vae"]
         decoded = [np.asarray(_reconstruct(vae, params, clip[None]))[0] for clip in clips]
-        errors = [np.mean((d - c / 127.5 + 1) ** 2) for d, c in zip(decoded, clips, strict=True)]
+        errors = [np.mean((d - to_float(c)) ** 2) for d, c in zip(decoded, clips, strict=True)]
         psnr = float(np.mean(10 * np.log10(4 / np.array(errors))))
         log.info("held-out PSNR %.2f dB", psnr)
         shown = [
-            np.concatenate([clip, ((d + 1) * 127.5 + 0.5).astype(np.uint8)], axis=1)
+            np.concatenate([clip, to_uint8(d)], axis=1)
             for clip, d in zip(clips[:6], decoded[:6], strict=True)
         ]
         return np.concatenate(shown, axis=2), {"held_out_psnr": psnr}
@@ -112,8 +118,13 @@ def held_out_clips(config: RunConfig, count: int | None = None) -> np.ndarray:
     return np.stack([source(i, bucket, 0.0)[0] for i in range(count or CLIPS)])
 
 
+def _plain(config: VAEConfig) -> VAEConfig:
+    """What a network is compiled from: its config without the statistics of its latents."""
+    return dataclasses.replace(config, latents_mean=(), latents_std=())
+
+
 def _reconstruction(decoded: Array, video: Array, weights: VAELossConfig) -> Array:
-    difference = (decoded - video).astype(jnp.float32)
+    difference = decoded - video
     return jnp.mean(jnp.abs(difference)) + weights.squared * jnp.mean(jnp.square(difference))
 
 
