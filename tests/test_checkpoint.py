@@ -105,6 +105,9 @@ DAMAGE = {
     "the arrays are gone": lambda d: largest(d / "state").unlink(),
     "the config is cut": lambda d: half(d / "config" / "metadata"),
     "a part is gone": lambda d: shutil.rmtree(d / "state"),
+    "the checksums are a list": lambda d: (d / checkpoint.CHECKSUMS).write_text("[1]"),
+    "the checksums are nested": lambda d: (d / checkpoint.CHECKSUMS).write_text("[" * 10**5),
+    "the checksums name no file": lambda d: (d / checkpoint.CHECKSUMS).write_text('{"state": ""}'),
     "all is cut": lambda d: [half(path) for path in d.rglob("*") if path.is_file()],
 }
 

@@ -3,6 +3,10 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -128,11 +132,8 @@ def test_blocks_take_turns_and_every_size_has_one_first(monkeypatch):
     ],
 )
 def test_a_device_that_is_full_does_not_keep_a_run_waiting(room, arrivals, message, monkeypatch):
-    def here(max_workers, mp_context):
-        return concurrent.futures.ThreadPoolExecutor(1)
-
     free = iter([True] * room)
-    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", here)
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
     monkeypatch.setattr(resident, "BLOCK", 8)
     monkeypatch.setattr(resident, "_has_room", lambda size: next(free, False))
     stages = (Stage((Group((CLIPS,)),), steps=4),)
@@ -145,6 +146,78 @@ def test_a_device_that_is_full_does_not_keep_a_run_waiting(room, arrivals, messa
         else:
             with pytest.raises(ConfigError, match=message):
                 kept.take(plan[0])
+
+
+def in_a_thread(max_workers, mp_context, initializer, initargs):
+    return concurrent.futures.ThreadPoolExecutor(1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_device_without_a_clip_that_can_be_cut_is_told_before_the_first_update(
+    whole, tmp_path, monkeypatch
+):
+    def drawn(job):
+        path = tmp_path / f"{job.clips.start}.npz"
+        video = np.zeros((len(job.clips), 17, 32, 32, 3), np.uint8)
+        flags = np.full(len(job.clips), whole)
+        np.savez(path, pixels=video, one=~flags, whole=flags)
+        return str(path)
+
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
+    monkeypatch.setattr(resident, "draw", drawn)
+    stages = (Stage((Group((CLIPS, PICTURES)),), steps=4),)
+    config, plan = dataclasses.replace(CONFIG, stages=stages), Plan(stages)
+    with contextlib.closing(Resident(config, plan, meshes.make_mesh(), None)) as kept:
+        if whole:
+            with pytest.raises(ConfigError, match=r"resident is 32, too few: .* no clip of 32x32"):
+                kept.wait(plan[0])
+        else:
+            assert kept.wait(plan[0]) == 1
+
+
+def test_arrivals_that_fit_no_block_keep_no_run_waiting(monkeypatch):
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
+    stages = (Stage((Group((CLIPS,)),), steps=4),)
+    for arrivals in ((9,), (0,) * 9):
+        data, plan = DataConfig(resident=8, arrivals=arrivals), Plan(stages)
+        config = dataclasses.replace(CONFIG, stages=stages, data=data)
+        with contextlib.closing(Resident(config, plan, meshes.make_mesh(), None)) as kept:
+            assert kept.wait(plan[0]) == 1
+
+
+def test_processes_that_draw_leave_signals_to_their_parent_and_end_with_it(tmp_path):
+    script = f"""if True:
+        import multiprocessing, os, pathlib, signal, time
+        from vjax.data.drawing import follow_parent
+        def serve():
+            follow_parent({str(tmp_path / "clips")!r})
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            print(flush=True)
+            time.sleep(60)
+        multiprocessing.get_context("fork").Process(target=serve).start()
+        signal.pause()
+    """
+    (tmp_path / "clips").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout.readline() == b"\n"
+        parent.kill()
+        assert parent.stdout.read() == b""  # nobody holds it any longer
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_process_that_is_killed_while_it_draws_ends_the_run_in_a_sentence(monkeypatch):
+    def killed(job):
+        raise resident.process.BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
+    monkeypatch.setattr(resident, "draw", killed)
+    plan, told = Plan(CONFIG.stages), "A process that drew clips was killed"
+    kept = Resident(CONFIG, plan, meshes.make_mesh(), None)
+    with contextlib.closing(kept), pytest.raises(ConfigError, match=told):
+        kept.wait(plan[0])
 
 
 @pytest.mark.parametrize(

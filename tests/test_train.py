@@ -24,6 +24,7 @@ from vjax import video as media
 from vjax.config import (
     Bucket,
     ConfigError,
+    DataConfig,
     DiTLossConfig,
     Group,
     OptimizerConfig,
@@ -31,6 +32,7 @@ from vjax.config import (
     Stage,
 )
 from vjax.data import loader
+from vjax.data.loader import Stream
 from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
@@ -645,6 +647,32 @@ def test_zero_means_never(quick, tmp_path, caplog):
     file = write_config(tmp_path, vae_config(tmp_path))
     assert trainer.main([file, *(f"--{name}=0" for name in changes)]) == 0
     assert trainer.main([file, "--sample_every=-1"]) == 1
+
+
+def test_a_run_is_repeated_from_a_place_of_any_name(quick, tmp_path):
+    place = tmp_path / 'a \\N{x} """ b'
+    trainer.train(vae_config(place, minutes=0.01))
+    assert validation.load_config(str(place / "run" / "repeat.py")).run_dir == str(place)
+
+
+def test_a_signal_while_clips_are_awaited_is_heard_at_once(quick, tmp_path, monkeypatch, capsys):
+    waited = []
+
+    class Slow(Stream):
+        def abstract(self, bucket):
+            return None
+
+        def wait(self, update):
+            waited.append(update.step)
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the signal was not heard")
+
+    monkeypatch.setattr(trainer, "Resident", Slow)
+    monkeypatch.setattr(trainer, "compile_ahead", lambda *_: {})
+    config = vae_config(tmp_path, data=DataConfig(resident=8))
+    assert trainer.main([write_config(tmp_path, config)]) == 143
+    assert "Stopped at step 0, before the first update." in capsys.readouterr().err
+    assert (waited, quick) == ([0], [])
 
 
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(quick, tmp_path, monkeypatch, capsys):

@@ -125,6 +125,7 @@ HEAD = "from vjax.config import *\ndef get_config():\n    m, stages = ModelConfi
         ("\n\nno Python", "line 3: SyntaxError"),
         (b"\x89PNG\r\n\0", "SyntaxError"),
         ("get_config = 3", "TypeError"),
+        ("import sys\nsys.exit()", "line 2: SystemExit"),
         ("def other(): pass", "must define get_config"),
         (
             HEAD

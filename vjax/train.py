@@ -26,6 +26,7 @@ from vjax.data.resident import Resident
 from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
+from vjax.training.figures import Figures
 from vjax.training.minutes import TimedPlan
 from vjax.training.plan import Plan, Update
 from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
@@ -109,15 +110,23 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
     meter, previous = _Meter(task, plan), None
-    writer = _writer(run_dir / "tensorboard")
+    figures = Figures(run_dir / "tensorboard")
     with (
         contextlib.closing(checkpoints),
-        contextlib.closing(writer),
+        contextlib.closing(figures),
         contextlib.closing(data),
         StopSignal() as stop,
         jax.sharding.set_mesh(mesh),
     ):
         done, over = start, start >= plan.steps
+        if isinstance(data, Resident) and not over:
+            try:
+                with stop.breaks_off():  # clips can take long to come, and nothing is lost yet
+                    data.wait(plan[start])
+            except Interrupt:
+                raise Stopped(
+                    f"Stopped at step {start}, before the first update.", stop.status
+                ) from None
         while not over:
             update = plan[done]
             if update.restart:
@@ -128,7 +137,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                 task, state, frozen, parts, update.rate, update.ema, programs
             )
             if previous is not None:
-                _report(meter.finish(*previous), config, plan, writer, checkpoints)
+                _report(meter.finish(*previous), config, plan, figures, checkpoints)
             previous = (update, metrics)
             done += 1
             over = plan.is_over(done)
@@ -136,7 +145,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
             shows = _due(config.sample_every, done, over)
             # A preview can take minutes: what was reached is saved before it.
             if last or shows or _due(config.checkpoint_every, done, over):
-                _report(meter.finish(*previous), config, plan, writer, checkpoints)
+                _report(meter.finish(*previous), config, plan, figures, checkpoints)
                 previous = None
                 if config.checkpoint_every:
                     checkpoints.save(done, state)
@@ -153,7 +162,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                 # Who asks to stop may not wait for samples.
                 with contextlib.suppress(Interrupt), _goes_on("preview", done), stop.breaks_off():
                     if shows:
-                        preview.write(task, run_dir, done, writer)
+                        preview.write(task, run_dir, done, figures)
                 meter.pause()
             if stop.requested and (last or shows):
                 checkpoints.wait()
@@ -203,35 +212,21 @@ def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.
         data=dataclasses.replace(config.data, arrivals=arrivals),
     )
     values = pprint.pformat(validation.to_dict(config), sort_dicts=False, width=98)
+    # No path is in it but in quotes, since a path can hold anything.
     path.write_text(
-        f'"""Repeats {path.parent}, which ended by the clock, by steps.\n\n'
-        f'    python -m vjax.train {path}\n"""\n\n'
+        f'"""Repeats the run {path.parent.name}, which ended by the clock, by steps.\n\n'
+        '    python -m vjax.train repeat.py\n"""\n\n'
         "from vjax import validation\nfrom vjax.config import RunConfig\n\n\n"
         f"def get_config() -> RunConfig:\n    return validation.from_dict(RunConfig, VALUES)\n\n\n"
-        f"VALUES = {values}\n"
+        f"VALUES = {values}\n",
+        encoding="utf-8",
     )
     log.info("%s repeats this run by steps.", path)
 
 
-def _writer(directory: pathlib.Path):
-    """Writes figures for TensorBoard, where it is installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        log.info("tensorboardX is not installed: figures are in this log alone.")
-        return _NoWriter()
-    return SummaryWriter(str(directory))
-
-
-class _NoWriter:
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Checkpoints) -> None:
+def _report(
+    entry: dict, config: RunConfig, plan: Plan, figures: Figures, checkpoints: Checkpoints
+) -> None:
     step = entry.pop("step")
     if not (math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"])):
         try:
@@ -246,8 +241,7 @@ def _report(entry: dict, config: RunConfig, plan: Plan, writer, checkpoints: Che
             f"--stages.{plan.stage_number(step)}.learning_rate or --optimizer.clip_norm, which "
             "usually helps."
         )
-    for name, value in entry.items():
-        writer.add_scalar(name, value, step)
+    figures.write(entry, step)
     if _due(config.log_every, step + 1, step + 1 == plan.steps):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         log.info("step %d  %s", step + 1, shown)
@@ -313,6 +307,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Forced, since the import of orbax has set its own.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for name in ("absl", "asyncio"):  # what fails in threads of orbax is raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     log.setLevel(logging.INFO)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)

@@ -68,7 +68,7 @@ def load_config(path: str) -> RunConfig:
         if "get_config" not in module:
             raise ConfigError("it must define get_config().")
         config = module["get_config"]()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         trace = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in trace if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None

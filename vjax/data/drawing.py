@@ -4,7 +4,12 @@ This file imports no JAX: a process that draws starts in a moment.
 """
 
 import dataclasses
+import multiprocessing
+import os
 import pathlib
+import shutil
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -37,6 +42,25 @@ class Job:
     one_thing: float  # share
     tokenizer: tuple[str, TextConfig] | None
     folder: str
+
+
+def follow_parent(folder: str) -> None:
+    """Prepares a process that draws. Signals are for its parent, and it does not outlive that one.
+
+    Args:
+        folder: is removed when the parent is killed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+
+
+def _end_with_parent(folder: str) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
 
 
 def draw(job: Job) -> str:

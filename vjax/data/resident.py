@@ -18,6 +18,7 @@ import pathlib
 import shutil
 import tempfile
 import threading
+from concurrent.futures import process
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from vjax.config import Bucket, ConfigError, RunConfig
-from vjax.data.drawing import CAPTIONS, MOVING, Job, Shape, draw
+from vjax.data.drawing import CAPTIONS, MOVING, Job, Shape, draw, follow_parent
 from vjax.parallel import mesh as meshes
 from vjax.tokenizer import Tokenizer
 from vjax.training.plan import Plan, Update
@@ -75,6 +76,8 @@ class Resident:
         self.empty = tokenizer([""]) if tokenizer is not None else None
         self.devices = mesh.size // jax.process_count()
         self.order = _layout(config, plan, mesh.size)
+        shapes = ((self._shape(bucket), self._frames(bucket)) for bucket in plan.buckets)
+        self.cut = {shape for shape, frames in shapes if frames < shape.frames}
         self.blocks: list[tuple[Shape, Block]] = []
         self.full = False  # whether the devices held fewer blocks than were wanted
         self.joined: list[int] = []  # the step from which each block was used
@@ -89,6 +92,8 @@ class Resident:
         self.pool = concurrent.futures.ProcessPoolExecutor(
             max_workers=max(1, (cores or 1) - 2),  # some are left to compile and to collect
             mp_context=multiprocessing.get_context("spawn"),
+            initializer=follow_parent,
+            initargs=(self.folder,),
         )
         with _as_a_host():
             pieces = [[self.pool.submit(draw, job) for job in jobs] for jobs in self._jobs()]
@@ -105,7 +110,7 @@ class Resident:
 
     def take(self, update: Update) -> list[tuple[Bucket, dict[str, Any]]]:
         """The batches of an update, on the devices; waits until there are blocks for it."""
-        count = self._wait(update)
+        count = self.wait(update)
         parts = []
         for number, bucket in enumerate(update.group.buckets):
             rng = np.random.default_rng((_CHOICE, self.config.seed, update.step, number))
@@ -129,14 +134,15 @@ class Resident:
             for name, (shape, dtype) in shapes.items()
         }
 
-    def _wait(self, update: Update) -> int:
+    def wait(self, update: Update) -> int:
         """How many of the blocks this update uses, once they are there."""
         arrivals, kinds = self.config.data.arrivals, map(self._shape, update.group.buckets)
         first = 1 + max(self.order.index(kind) for kind in kinds)
 
         def wanted() -> int:
             if arrivals:  # a run that is made again
-                return sum(step <= update.step for step in arrivals)
+                there = sum(step <= update.step for step in arrivals)
+                return min(max(first, there), len(self.order))
             if self.full:
                 return max(first, len(self.blocks))
             # By the clock, what there is by now is enough if the update can be made of it.
@@ -236,7 +242,7 @@ class Resident:
         """Puts blocks on the devices as they are drawn."""
         try:
             for shape, parts in zip(self.order, pieces, strict=True):
-                block = self._block([part.result() for part in parts])
+                block = self._block(shape, [part.result() for part in parts])
                 with self.changed:
                     if block is None:
                         log.info("The device is full with %d blocks of clips.", len(self.blocks))
@@ -249,11 +255,16 @@ class Resident:
                     return
                 log.info("drew block %d of %d", len(self.blocks), len(self.order))
         except BaseException as error:
+            if isinstance(error, process.BrokenProcessPool):
+                error = ConfigError(
+                    "A process that drew clips was killed, perhaps since memory ran out: free "
+                    "some, or set data.resident lower."
+                )
             with self.changed:
                 self.failure = error
                 self.changed.notify_all()
 
-    def _block(self, paths: list[str]) -> Block | None:
+    def _block(self, shape: Shape, paths: list[str]) -> Block | None:
         found: dict[str, list] = {}
         for path in paths:
             with np.load(path) as arrays:
@@ -262,6 +273,11 @@ class Resident:
             os.unlink(path)
         whole = {name: np.concatenate(items) for name, items in found.items()}
         whole = {n: x.reshape(self.devices, -1, *x.shape[1:]) for n, x in whole.items()}
+        if shape in self.cut and whole["whole"].all(axis=1).any():
+            raise ConfigError(
+                f"data.resident is {self.config.data.resident}, too few: a device got no clip of "
+                f"{shape.width}x{shape.height} of which a part can be taken. Set it higher."
+            )
         pixels = whole.pop("pixels")
         if not _has_room(pixels.nbytes // self.devices):
             return None

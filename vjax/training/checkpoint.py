@@ -165,14 +165,15 @@ def find_damage(checkpoint: pathlib.Path) -> str | None:
         sums = json.loads((checkpoint / CHECKSUMS).read_text())
     except FileNotFoundError:
         return None  # it is from before there were checksums
-    except ValueError:
+    except (ValueError, RecursionError):
+        sums = None
+    if not isinstance(sums, dict):
         return f"{CHECKSUMS} is broken"
+    files = {str(path.relative_to(checkpoint)): path for path in _files(checkpoint)}
     for name, expected in sums.items():
-        try:
-            found = _checksum(checkpoint / name)
-        except FileNotFoundError:
+        if name not in files:
             return f"{name} is missing"
-        if found != expected:
+        if _checksum(files[name]) != expected:
             return f"{name} is not as it was written"
     return None
 

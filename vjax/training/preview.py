@@ -4,14 +4,14 @@ import pathlib
 
 from vjax import video as media
 from vjax import weights
+from vjax.training.figures import Figures
 from vjax.training.task import Task
 
 
-def write(task: Task, run_dir: pathlib.Path, step: int, writer) -> None:
+def write(task: Task, run_dir: pathlib.Path, step: int, figures: Figures) -> None:
     """Writes one video of the results of the run's bundle, and figures to TensorBoard."""
-    video, figures = task.preview(weights.load(str(run_dir / "bundle")))
-    for name, value in figures.items():
-        writer.add_scalar(name, value, step)
+    video, values = task.preview(weights.load(str(run_dir / "bundle")))
+    figures.write(values, step)
     if video is not None:
         path = run_dir / "samples" / f"{step:07d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
