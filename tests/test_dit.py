@@ -220,6 +220,17 @@ def test_bfloat16_follows_float32(params, latents, text):
     assert np.abs(half.astype(jnp.float32) - exact).max() < 0.1 * np.abs(exact).max()
 
 
+def test_times_and_positions_are_not_rounded_within_products(params, latents, text):
+    anchors = latents[:, :1].astype(jnp.bfloat16), jnp.zeros((2, 1))
+    lowered = velocity.lower(params, latents.astype(jnp.bfloat16), T, text, *anchors)
+    products = [line for line in lowered.as_text().splitlines() if "stablehlo.dot_general" in line]
+    exact = [line for line in products if re.search(r": \(tensor<[^>]*xf32>", line)]
+    # The frequencies of times, three of positions, three layers.
+    assert len(exact) == 7
+    assert len(products) > len(exact)
+    assert [line for line in exact if "HIGHEST, HIGHEST" not in line] == []
+
+
 @pytest.mark.parametrize(
     ("config", "billions"),
     [

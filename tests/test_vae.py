@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import nnx
 
 from vjax import models
 from vjax.config import ConfigError, VAEConfig
-from vjax.models import convolution
+from vjax.models import attention, convolution
 from vjax.models.vae import to_float, to_uint8
 
 # The recorded network.
@@ -189,6 +190,21 @@ def test_bfloat16():
     mean, logvar = call(SMALL, "encode", small_params(), video.astype(jnp.bfloat16))
     assert mean.dtype == logvar.dtype == jnp.bfloat16
     close(mean, call(SMALL, "encode", small_params(), video)[0], 0.05)
+
+
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_float32_is_not_rounded_within_products(method, monkeypatch):
+    config = dataclasses.replace(SMALL, mid_attention=True)
+    for module in (convolution, attention):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
+    x = jax.ShapeDtypeStruct(
+        (1, 5, 16, 16, 3) if method == "encode" else (1, 2, 2, 2, 2), "float32"
+    )
+    run = jax.jit(lambda params, x: getattr(models.bind(config, params), method)(x))
+    lowered = run.lower(models.abstract(config), x).as_text()
+    products = re.findall(r".* stablehlo\.(?:dot_general|convolution).*", lowered)
+    assert len(products) > 10
+    assert [line for line in products if len(re.findall("HIGHEST", line)) != 2] == []
 
 
 def test_normalise():
