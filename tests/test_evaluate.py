@@ -133,9 +133,10 @@ class Truthful:
         return np.stack([answers[timeline.prompt].truth for timeline in timelines])
 
     def encode(self, video):
-        return video
+        return to_float(video)
 
-    decode = encode
+    def decode(self, z):
+        return z
 
 
 def options(*arguments):
@@ -251,10 +252,7 @@ def test_clips_of_any_length_go_through_the_vae():
     class Strict(Truthful):
         def encode(self, video):
             check_video(VAE, video.shape)
-            return to_float(video)
-
-        def decode(self, video):
-            return video
+            return super().encode(video)
 
     clip = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(evaluate._round_trip(Strict(), clip), clip)
