@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 from rich.console import Console
 
-from vjax import evaluate, world
+from vjax import ending, evaluate, weights, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
 from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
@@ -57,6 +58,14 @@ def test_prompts_say_which_way_a_thing_passes_behind_the_wall():
     for index in range(40):
         asked = trial("behind the wall", index)
         assert asked.facts.shots[0].things[0].motion in asked.timeline.prompt
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_model_of_pictures_is_asked_for_words_alone(frames):
+    model = dataclasses.replace(MODEL, frames=frames)
+    assert [row.name for row in trials.rows(model)] == [
+        row.name for row in trials.rows(model, frames)
+    ]
 
 
 def test_one_frame_is_asked_for_nothing_that_takes_time():
@@ -139,6 +148,9 @@ class Truthful:
         return z
 
 
+FOREIGN = ["", "[]", "[" * 10**5, '{"weights": "w"}', "\0" * 9]
+
+
 def options(*arguments):
     return evaluate.parser().parse_args(["--count", "8", "--batch", "3", *arguments])
 
@@ -169,6 +181,8 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
     assert rows["one thing"]["still picture"]["all facts"] < 0.5
     # A line that was cut off is scored again; no other, and nothing is made again.
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    (tmp_path / "scores.jsonl").write_text("\n".join([*lines, *FOREIGN]))
+    assert run(pipe, tmp_path, *only) == rows
     (tmp_path / "scores.jsonl").write_text("\n".join(lines)[:-9])
     made = len(pipe.made)
     assert run(pipe, tmp_path, *only) == rows
@@ -269,6 +283,28 @@ def test_time_that_is_up_ends_the_sampling(tmp_path):
     rows = run(pipe, tmp_path, "--only", "one thing", "--minutes", "1e-6")
     assert len(pipe.made) < 8
     assert rows["one thing"]["generations"] == len(set(pipe.made))
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"), [(KeyboardInterrupt(), 130), (ending.Terminated(), 143)]
+)
+def test_an_evaluation_that_is_ended_says_that_it_goes_on(
+    ended, status, tmp_path, monkeypatch, capsys
+):
+    def load(name):
+        raise ended
+
+    monkeypatch.setattr(evaluate.pipeline, "load", load)
+    assert evaluate.main(["--out", str(tmp_path)]) == status
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_size_that_the_vae_cannot_have_leaves_out_its_row(tmp_path, monkeypatch, capsys):
+    model = tiny.model(height=17, width=17, min_side=17, max_side=17)
+    weights.save(tmp_path / "odd", tiny.bundle(model))
+    asked = ["--model", str(tmp_path / "odd"), "--out", str(tmp_path / "out"), "--count", "1"]
+    assert evaluate.main(asked) == 0
+    assert "vae is left out. Height and width are multiples of 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

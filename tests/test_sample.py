@@ -17,7 +17,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from vjax import pipeline, sample, weights
+from vjax import ending, pipeline, sample, weights
 from vjax import video as media
 
 PROMPT = ["--prompt", "a red circle moves right"]
@@ -261,7 +261,7 @@ def test_an_input_is_never_written_over(bundle, here, capsys):
     ("failure", "expected", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted; 1 of 3 files are finished"),
-        (sample._Terminated(), 143, "interrupted; 1 of 3 files"),
+        (ending.Terminated(), 143, "interrupted; 1 of 3 files"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "No space left .*1 of 3 files"),
         (MemoryError(), 1, "not enough memory.*1 of 3"),
     ],

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vjax
-from vjax import runtime, validation, weights, world
+from vjax import ending, runtime, validation, weights, world
 from vjax.config import Bucket, Group, RunConfig, Stage
 
 PROMPT = "a red circle moves right on a black background"
@@ -157,16 +157,21 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"there is no {unknown[0]!r}: choose from {', '.join(parts)}.")
     if runs < 1:
         parser.error(f"--runs must be 1 or more, got {runs}.")
-    runtime.set_up()
-    results: dict = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    failed = False
-    for name in options.what or parts:
-        try:
-            results |= parts[name]()
-        except Exception as error:  # whatever it is, the other parts have their figures
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            print(f"vjax.bench: {name} failed: {kind}{error}", file=sys.stderr)
-            failed = True
+    results: dict = {"jax": jax.__version__}
+    status = 0
+    try:
+        runtime.set_up()
+        results["device"] = jax.devices()[0].device_kind
+        for name in options.what or parts:
+            try:
+                results |= parts[name]()
+            except Exception as error:  # whatever it is, the other parts have their figures
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                print(f"vjax.bench: {name} failed: {kind}{error}", file=sys.stderr)
+                status = 1
+    except KeyboardInterrupt as interrupt:  # finished parts have their figures, too
+        print("vjax.bench: interrupted.", file=sys.stderr)
+        status = ending.status(interrupt)
     peak, reached = (results.get(f"{k}_gflops_per_second") for k in ("matmul", "train_model"))
     if peak and reached:
         results["train_share_of_matmul"] = reached / peak
@@ -175,8 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         for key, value in results.items():
             print(f"{key:32} {value if isinstance(value, str) else format(value, '.4g')}")
-    return 1 if failed else 0
+    return status
 
 
 if __name__ == "__main__":
+    ending.heed_terminate()
     sys.exit(main())

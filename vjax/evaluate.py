@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from vjax import pipeline, progress, runtime, weights
+from vjax import ending, pipeline, progress, runtime, weights
 from vjax.evaluation import trials, words
 from vjax.evaluation.judge import judge
 from vjax.evaluation.report import label, tables, write_sheet
@@ -313,18 +313,21 @@ def main(arguments: list[str] | None = None) -> int:
         }
         if (not options.only and not options.start) or "vae" in options.only:
             count = min(max(1, options.count // 4), 64)
-            report["vae"] = {"clips": count, "psnr": vae_psnr(pipe, count)}
+            try:
+                report["vae"] = {"clips": count, "psnr": vae_psnr(pipe, count)}
+            except ValueError as error:
+                console.print(f"vae is left out. {error}", highlight=False)
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         write_sheet(out / "sheet.png", _shown(tasks, results))
     except (weights.BundleError, ResultsError, OSError) as error:
         print(f"vjax.evaluate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(
             f"vjax.evaluate: interrupted; the same command goes on from what is in {out}.",
             file=sys.stderr,
         )
-        return 130
+        return ending.status(interrupt)
     if options.json:
         print(json.dumps(report))
     else:
@@ -336,4 +339,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    ending.heed_terminate()
     sys.exit(main())

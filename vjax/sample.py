@@ -9,13 +9,12 @@ import dataclasses
 import difflib
 import io
 import pathlib
-import signal
 import sys
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from vjax import verbs
+from vjax import ending, verbs
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
 from vjax.verbs import Option, Request
@@ -297,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
                 began = time.perf_counter()
     except KeyboardInterrupt as interrupt:
         _say(f"vjax.sample: interrupted; {_so_far(finished, total)}.")
-        return 143 if isinstance(interrupt, _Terminated) else 130
+        return ending.status(interrupt)
     except Exception as error:
         if (why := _for_the_user(error)) is None:
             raise
@@ -334,14 +333,6 @@ def _for_the_user(error: Exception) -> str | None:
     return str(error) if ours or isinstance(error, OSError) else None
 
 
-class _Terminated(KeyboardInterrupt):
-    """The system asked to end: the same clean-up as after Ctrl-C."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    ending.heed_terminate()
     sys.exit(main())

@@ -53,8 +53,8 @@ class Results:
             if all(found[key] == value for key, value in self.key.items()):
                 place = (found["row"], found["answer"], found["index"])
                 self._scores[place] = {key: float(v) for key, v in found["scores"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass  # a line that was cut off where a run was killed: it is scored again
+        except Exception:
+            pass  # it was cut off where a run was killed, or is of another program: scored again
 
     def scores(self, row: str, answer: str, index: int) -> dict[str, float] | None:
         """The scores of the model's answer to a trial, or of another one."""

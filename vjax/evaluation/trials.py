@@ -148,7 +148,10 @@ def _task_row(
 
 
 def rows(model: ModelConfig, frames: int | None = None) -> list[Row]:
-    """All rows for a model. With `frames`, those of words alone, at this length."""
+    """All rows for a model. With `frames`, those of words alone, at this length.
+
+    They are all that there is for a model of pictures, too.
+    """
     length = model.frames if frames is None else frames
     # In front of a wall and between two shots, there has to be time for what happens.
     seconds = (length - 1) / model.fps
@@ -170,7 +173,7 @@ def rows(model: ModelConfig, frames: int | None = None) -> list[Row]:
         text(f"one thing, {tall[0]}x{tall[1]}", _one_thing, size=tall),
         text(f"one thing, {wide[0]}x{wide[1]}", _one_thing, size=wide),
     ]
-    if frames is not None:
+    if frames is not None or length < 3:  # of which both ends and a middle can be given
         return found
     ratio, at = model.vae.temporal_ratio, np.arange(length)
     ends = 1 + ratio * ((length - 1) // ratio // 8)  # given at each end of a gap
