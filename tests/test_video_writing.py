@@ -30,6 +30,19 @@ def test_frames_are_written_as_they_are_made(tmp_path, suffix):
     assert sorted(os.listdir(tmp_path)) == [f"a{suffix}", f"b{suffix}"]
 
 
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_same_frames_and_sound_are_the_same_bytes(tmp_path, suffix):
+    sound = video.Sound(np.linspace(-9000, 9000, 96_000).astype(np.int16).reshape(-1, 2), 48_000)
+    for name in "ab":
+        video.write(tmp_path / f"{name}{suffix}", ramp(10), 10, metadata={"seed": 1}, sound=sound)
+    one, other = (tmp_path / f"{name}{suffix}" for name in "ab")
+    files = [
+        [p.read_bytes() for p in sorted(x.iterdir())] if x.is_dir() else x.read_bytes()
+        for x in (one, other)
+    ]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("suffix", [*KINDS, ".png"])
 def test_what_ends_in_an_error_leaves_nothing(tmp_path, suffix):
     def fill(*parts, failure=None):

@@ -77,6 +77,8 @@ def _video(
     steps = [graph.add(*step.split("=", 1)) for step in filters.split(",")]
     graph.link_nodes(source, *steps, graph.add("buffersink"))
     graph.configure()
+    # Matroska would give every file a random name of its own.
+    settings = {"fflags": "+bitexact", **settings}
     with as_os_error():
         out = av.open(url(job.path), "w", container, container_options=settings)
     try:
