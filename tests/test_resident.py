@@ -220,6 +220,28 @@ def test_a_process_that_is_killed_while_it_draws_ends_the_run_in_a_sentence(monk
         kept.wait(plan[0])
 
 
+def test_no_host_uses_a_block_that_another_lacks(monkeypatch):
+    monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
+    monkeypatch.setattr(resident, "BLOCK", 8)
+    stages, asked = (Stage((Group((CLIPS,)),), steps=4),), []
+
+    def least(count: int) -> int:  # another host is two blocks behind
+        asked.append(count)
+        return count - 2
+
+    data = DataConfig(resident=32)
+    config = dataclasses.replace(CONFIG, stages=stages, data=data, minutes=1.0)
+    plan, mesh = Plan(stages), meshes.make_mesh()
+    with contextlib.closing(Resident(config, plan, mesh, tiny.tokenizer(), least=least)) as kept:
+        kept.thread.join()
+        kept.take(plan[0])
+        assert (asked, kept.joined) == ([4], [0, 0])
+        kept.least = lambda count: count
+        for step in (1, 2):
+            kept.take(plan[step])
+        assert kept.joined == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

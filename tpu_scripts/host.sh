@@ -97,6 +97,7 @@ case $action in
       link_share
       export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$mounted/compiled}
     fi
+    export VJAX_START_SECONDS=${VJAX_START_SECONDS:-600} # hosts come up one after another
     export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} # never a quiet run on the CPU
     if [ -n "$dry_run" ]; then run "$python" -m "$@"; else exec "$python" -m "$@"; fi
     ;;

@@ -8,12 +8,14 @@ and ends with the same bits as a run that never stopped.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import pathlib
 import pprint
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
 from vjax.data.loader import Stream
 from vjax.data.resident import Resident
+from vjax.parallel import cluster
 from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
@@ -52,31 +55,42 @@ def train(config: RunConfig) -> pathlib.Path:
         Stopped: SIGTERM or SIGINT came; what was reached is saved.
     """
     began = time.monotonic()
+    processes = cluster.start(config)
     mesh = meshes.make_mesh()
     begin = starting_point(config)
     config = begin.task.config
     plan: Plan = Plan(config.stages, config.steps)
     if config.minutes is not None:
-        plan = TimedPlan(config.stages, config.steps, 60 * config.minutes, began)
+        seconds, agreed = 60 * config.minutes, processes.first
+        plan = TimedPlan(config.stages, config.steps, seconds, agreed(began), agreed)
     for bucket in plan.buckets:
         begin.task.check(bucket, mesh.size)
     begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
     weights.check_replaceable(run_dir / "bundle")  # rather now than after the training
-    # The processes of one run share its directory: the first holds it for all.
-    with alone_in(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
-        _run(begin, plan, mesh, run_dir)
+    # The processes of one run share its directory: the first holds it for all and writes its files.
+    with alone_in(run_dir) if processes.index == 0 else contextlib.nullcontext():
+        processes.share(run_dir)
+        _run(begin, plan, mesh, run_dir, processes)
+        processes.first(None)  # all leave together
     return run_dir / "bundle"
 
 
-def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Path) -> None:
+def _run(
+    begin: Start,
+    plan: Plan,
+    mesh: jax.sharding.Mesh,
+    run_dir: pathlib.Path,
+    processes: cluster.Processes,
+) -> None:
     # --- Model -------------------------------------------------------------------------------
     task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
+    files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
+    processes.agree({f"the content of {name}": value for name, value in files.items()})
     everywhere = meshes.replicated(mesh)
     frozen = jax.device_put(begin.frozen, everywhere)
     state = jax.device_put(init_state(task, begin.given), everywhere)
-    files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
     restored = checkpoints.restore(state)
     if restored is not None:
@@ -100,7 +114,9 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
     )
 
     # --- Data --------------------------------------------------------------------------------
-    feed: type[Resident] | type[Stream] = Resident if config.data.resident else Stream
+    feed: Any = Stream
+    if config.data.resident:
+        feed = functools.partial(Resident, least=processes.least)
     data = feed(config, plan, mesh, tokenizer, task.caption_dropout, start)
     programs = {}
     if isinstance(data, Resident):  # while the first clips are drawn
@@ -110,7 +126,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
     meter, previous = _Meter(task, plan), None
-    figures = Figures(run_dir / "tensorboard")
+    figures = Figures(run_dir / "tensorboard" if processes.index == 0 else None)
     with (
         contextlib.closing(checkpoints),
         contextlib.closing(figures),
@@ -151,7 +167,7 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                     checkpoints.save(done, state)
             if over:
                 _export(begin, run_dir, state, frozen)
-                if config.minutes is not None:
+                if config.minutes is not None and processes.index == 0:
                     _write_repeat(config, plan, data, done, run_dir / "repeat.py")
             if stop.requested and last:
                 checkpoints.wait()
@@ -161,8 +177,10 @@ def _run(begin: Start, plan: Plan, mesh: jax.sharding.Mesh, run_dir: pathlib.Pat
                         _export(begin, run_dir, state, frozen)
                 # Who asks to stop may not wait for samples.
                 with contextlib.suppress(Interrupt), _goes_on("preview", done), stop.breaks_off():
-                    if shows:
-                        preview.write(task, run_dir, done, figures)
+                    if shows and processes.index == 0:
+                        with _alone():
+                            preview.write(task, run_dir, done, figures)
+                processes.first(None)
                 meter.pause()
             if stop.requested and (last or shows):
                 checkpoints.wait()
@@ -190,14 +208,22 @@ def _due(every: int, done: int, over: bool) -> bool:
     return bool(every) and (done % every == 0 or over)
 
 
+def _alone():
+    """What is compiled inside runs without the other processes, where there are some."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1]))
+
+
 def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
-    """Writes the averaged weights as a bundle."""
+    """Writes the averaged weights as a bundle; all processes call it, since all have parts."""
     params = jax.device_get({**frozen, **state["ema"]})
     config, model = begin.task.config, begin.task.model(params)
     updates, seed = int(state["step"]), config.seed
     origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"
     model = dataclasses.replace(model, origin=origin)
-    weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
+    if jax.process_index() == 0:
+        weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
 
 
 def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:

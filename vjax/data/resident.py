@@ -18,6 +18,7 @@ import pathlib
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import process
 from typing import Any
 
@@ -56,6 +57,9 @@ class Block:
 class Resident:
     """The clips of one run. Drawing begins at once; close it to end it.
 
+    Args:
+        least: gives the smallest of what all processes have, from what this one has.
+
     Raises:
         ConfigError: clips are stored ones, or there are fewer than devices.
     """
@@ -68,11 +72,12 @@ class Resident:
         tokenizer: Tokenizer | None,
         caption_dropout: float = 0.0,
         start: int = 0,
+        least: Callable[[int], int] = lambda count: count,
     ):
         if config.data.source != "world":
             raise ConfigError("data.resident keeps drawn clips; set data.source to world.")
         self.config, self.mesh, self.tokenizer = config, mesh, tokenizer
-        self.caption_dropout = caption_dropout
+        self.caption_dropout, self.least = caption_dropout, least
         self.empty = tokenizer([""]) if tokenizer is not None else None
         self.devices = mesh.size // jax.process_count()
         self.order = _layout(config, plan, mesh.size)
@@ -159,8 +164,10 @@ class Resident:
                     "data.resident lower."
                 )
             count = wanted() if arrivals or self.config.minutes is None else len(self.blocks)
-            self.joined += [update.step] * (count - len(self.joined))
-            return count
+        if len(self.joined) < len(self.order):  # one host may have drawn more than another
+            count = self.least(count)
+        self.joined += [update.step] * (count - len(self.joined))
+        return count
 
     def _batch(
         self, bucket: Bucket, block: Block, one_thing: float, rng: np.random.Generator

@@ -16,8 +16,10 @@ class Figures:
     ends, and then waits for it forever.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path | None):
         self._file, self._flushed = None, 0.0
+        if directory is None:  # another process writes them
+            return
         try:
             from tensorboardX.event_file_writer import EventsWriter
 

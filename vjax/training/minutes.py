@@ -6,6 +6,7 @@ What was decided is a list of ordinary stages in the end, which repeats the run 
 import collections
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,9 +23,18 @@ class TimedPlan(Plan):
 
     Args:
         began: when the seconds began, by `time.monotonic`.
+        agreed: gives the time that counts on all processes, from that of this one.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], limit: int | None, seconds: float, began: float):
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        limit: int | None,
+        seconds: float,
+        began: float,
+        agreed: Callable[[float], float] = lambda now: now,
+    ):
+        self.agreed = agreed
         shares = np.cumsum([stage.steps for stage in stages])
         seconds -= min(RESERVE, seconds / 2)
         self.deadlines = [began + seconds * float(share / shares[-1]) for share in shares]
@@ -35,7 +45,7 @@ class TimedPlan(Plan):
 
     def is_over(self, done: int) -> bool:
         """Whether the run ends after `done` updates; decides what the clock says is due."""
-        now = time.monotonic()
+        now = self.agreed(time.monotonic())
         self.recent.append(now)
         number = self.stage_number(done - 1)
         stage = self.stages[number]

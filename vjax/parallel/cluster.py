@@ -1,0 +1,246 @@
+"""The processes of one run: they meet, start JAX together, and make sure that they are one run.
+
+Who has another config or other packages is refused on every host, before the first step. The
+connections over which they met stay, for what all must do alike although only one of them can know
+it, such as what time it is.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from vjax import validation
+from vjax.config import ConfigError, RunConfig
+from vjax.parallel.meeting import WAIT, Channel, gather, join
+
+_WAIT = 60.0  # seconds, where that is not set
+_LATE = 10.0  # seconds until a network file system shows a new file everywhere
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Processes:
+    """The processes of a run, of which this is number `index`.
+
+    Args:
+        channels: to the others in their order, on process 0; to process 0, on the others.
+    """
+
+    def __init__(self, index: int = 0, channels: tuple[Channel, ...] = ()):
+        self.index, self._channels = index, channels
+
+    def first(self, value):
+        """What process 0 gave, on every process. All wait for each other here, as below."""
+        return self._decide(value, lambda values: values[0])
+
+    def least(self, value):
+        """The smallest that any process gave."""
+        return self._decide(value, min)
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compares what must be the same everywhere.
+
+        Raises:
+            ConfigError: on every process, with the names and values of what differs.
+        """
+        problem = self._decide(dict(facts), _disagreement)
+        if problem:
+            raise ConfigError(problem)
+
+    def share(self, directory: pathlib.Path) -> None:
+        """Makes sure that all processes see the same directory.
+
+        Raises:
+            ConfigError: on every process, if one does not.
+        """
+        if not self._channels:
+            return
+        token = directory / self.first(f"seen-by-all-{secrets.token_hex(8)}")
+        if self.index == 0:
+            token.touch()
+        self.first(None)
+        deadline = time.monotonic() + _LATE
+        while not (found := token.exists()) and time.monotonic() < deadline:
+            os.listdir(directory)
+            time.sleep(0.2)
+        everywhere = self.least(found)
+        if self.index == 0:
+            token.unlink()
+        if not everywhere:
+            raise ConfigError(
+                f"{directory} is not the same directory on all hosts: give a --run_dir on storage "
+                "that all of them share."
+            )
+
+    def _decide(self, value, choose: Callable[[list], Any]):
+        """`choose` of the values of all, in their order; what can be JSON."""
+        if not self._channels:
+            return choose([value])
+        if self.index:
+            self._channels[0].send(value)
+            return self._channels[0].receive()
+        chosen = choose([value, *(channel.receive() for channel in self._channels)])
+        for channel in self._channels:
+            channel.send(chosen)
+        return chosen
+
+
+_started: Processes | None = None  # once in the life of a process
+
+
+def start(config: RunConfig) -> Processes:
+    """Starts JAX together with the other processes of a run, where there are some.
+
+    On Cloud TPU and GKE they are found without help. Elsewhere each gets three variables, named as
+    JAX names them: JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID. Late ones are waited for, VJAX_START_SECONDS long.
+
+    Raises:
+        ConfigError: one is missing or differs (said on all), a variable is malformed, or JAX has no
+            device.
+    """
+    global _started
+    if _started is None:
+        _started = _meet(*_place())
+    _started.agree(_facts(config) if _started._channels else {})
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ConfigError(f"JAX finds no device here: {str(error).splitlines()[0]}") from error
+    return _started
+
+
+def _meet(address: str, count: int, index: int) -> Processes:
+    if count == 1:
+        return Processes()
+    seconds = _seconds()
+    if index == 0:
+        channels = gather(address, count, seconds)
+    else:
+        channels = (join(address, count, index, seconds),)
+    jax.distributed.initialize(
+        address,
+        count,
+        index,
+        cluster_detection_method="deactivate",
+        initialization_timeout=max(60, int(seconds)),
+    )
+    return Processes(index, channels)
+
+
+def _place() -> tuple[str, int, int]:
+    """The address of process 0, how many processes there are, and which this is."""
+    given = {name: os.environ.get(name, "") for name in _BY_HAND}
+    if given["JAX_NUM_PROCESSES"] == "1":
+        return "", 1, 0
+    if any(given.values()):
+        return _by_hand(**given)
+    # JAX's own search, which has no public way in that does not start it at once.
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
+
+    try:
+        kinds = (GkeTpuCluster, GceTpuCluster)
+        found = next((kind for kind in kinds if kind.is_env_present()), None)
+        if found is None or (count := found.get_process_count()) == 1:
+            return "", 1, 0
+        port = os.environ.get("JAX_COORDINATOR_PORT")
+        address = found.get_coordinator_address(int(_seconds()), port)
+        return address, count, found.get_process_id()
+    except OSError:  # a TPU that is none of Google Cloud
+        return "", 1, 0
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"The hosts of this slice cannot be told: {error}. Set {', '.join(_BY_HAND)} on each."
+        ) from error
+
+
+def _by_hand(**given: str) -> tuple[str, int, int]:
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        there = [name for name in given if name not in missing]
+        raise ConfigError(
+            f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} set, but not "
+            f"{' and '.join(missing)}: a run of several processes needs all three on each."
+        )
+    address = given["JAX_COORDINATOR_ADDRESS"]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT of process 0, such as "
+            "10.0.0.1:8482."
+        )
+    numbers = [given["JAX_NUM_PROCESSES"], given["JAX_PROCESS_ID"]]
+    if not all(text.isdecimal() for text in numbers) or int(numbers[1]) >= int(numbers[0]):
+        raise ConfigError(
+            f"JAX_NUM_PROCESSES is {numbers[0]!r} and JAX_PROCESS_ID {numbers[1]!r}; they must be "
+            "a count, and a number from 0 to one less."
+        )
+    return address, int(numbers[0]), int(numbers[1])
+
+
+def _seconds() -> float:
+    text = os.environ.get(WAIT) or str(_WAIT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 < seconds < 1e6:
+        raise ConfigError(f"{WAIT} is {text!r}; it must be a number of seconds.")
+    return seconds
+
+
+def _facts(config: RunConfig) -> dict[str, str]:
+    """What must be the same on every host: settings, and the code that reads them."""
+    facts = {"the version of Python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            facts[f"the version of {name}"] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            facts[f"the version of {name}"] = "none"
+    digest = hashlib.sha256()
+    package = pathlib.Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    facts["the code of vjax"] = digest.hexdigest()[:12]
+    return {**dict(_flat(validation.to_dict(config))), **facts}
+
+
+def _flat(value, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every field with its path, as it is written on the command line."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list | tuple) and value:
+        items = list(enumerate(value))
+    else:
+        yield path, json.dumps(value)
+        return
+    for name, item in items:
+        yield from _flat(item, f"{path}.{name}" if path else str(name))
+
+
+def _disagreement(facts: list[dict[str, str]]) -> str:
+    """What differs between processes, in a sentence; nothing where they agree."""
+    found = []
+    for name in dict.fromkeys(name for each in facts for name in each):
+        values = [each.get(name, "absent") for each in facts]
+        if len(set(values)) > 1:
+            other = next(i for i, value in enumerate(values) if value != values[0])
+            found.append(
+                f"{name} is {values[0]} on process 0 and {values[other]} on process {other}"
+            )
+    if not found:
+        return ""
+    more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+    return (
+        f"The processes of this run differ: {'; '.join(found[:4])}{more}. Start all with the same "
+        "command, files and packages."
+    )
