@@ -1,15 +1,23 @@
-"""How a command is ended from outside: SIGTERM cleans up as Ctrl-C does."""
+"""How a command is ended from outside: SIGTERM cleans up as Ctrl-C does, and neither is lost."""
 
+import os
 import signal
+import threading
+from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
     """The system asked to end."""
 
 
-def heed_terminate() -> None:
-    """From here on, SIGTERM raises `Terminated` in the main thread."""
-    signal.signal(signal.SIGTERM, _terminate)
+def heed_signals() -> None:
+    """From here on, SIGTERM raises `Terminated` in the main thread, as Ctrl-C its interrupt.
+
+    One that the parent process has said to ignore stays ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
 
 
 def status(interrupt: KeyboardInterrupt) -> int:
@@ -17,5 +25,9 @@ def status(interrupt: KeyboardInterrupt) -> int:
     return 143 if isinstance(interrupt, Terminated) else 130
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _end(number: int, frame: FrameType | None) -> None:
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        # JAX runs it while memory is collected, and what is raised there is lost: once more, then.
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        return
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -339,5 +339,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    ending.heed_terminate()
+    ending.heed_signals()
     sys.exit(main())

@@ -334,5 +334,5 @@ def _for_the_user(error: Exception) -> str | None:
 
 
 if __name__ == "__main__":
-    ending.heed_terminate()
+    ending.heed_signals()
     sys.exit(main())

@@ -1,0 +1,40 @@
+"""Signals that end a command."""
+
+import signal
+import time
+
+import pytest
+
+from vjax import ending
+
+
+@pytest.fixture
+def heeded():
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    ending.heed_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_raises_what_gives_its_status(number, status, heeded):
+    with pytest.raises(KeyboardInterrupt) as raised:
+        signal.raise_signal(number)
+    assert ending.status(raised.value) == status
+
+
+def test_a_signal_where_what_is_raised_is_lost_comes_again(heeded):
+    def _xla_gc_callback():
+        signal.raise_signal(signal.SIGTERM)
+
+    _xla_gc_callback()
+    with pytest.raises(ending.Terminated):
+        time.sleep(10)
+
+
+def test_what_the_parent_ignores_stays_ignored(heeded):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending.heed_signals()
+    signal.raise_signal(signal.SIGINT)
