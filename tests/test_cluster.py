@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -206,10 +207,12 @@ def test_a_directory_that_is_not_shared_is_refused_everywhere(three, tmp_path, m
 # --- Two processes -------------------------------------------------------------------------------
 
 PROGRAM = """
-import itertools, sys, time, types
+import itertools, os, sys, time, types
 import jax, jax.numpy as jnp
 from test_minutes import Brightness
 from vjax import train
+from vjax.data.loader import Stream
+from vjax.parallel import cluster
 from vjax.training import minutes, start
 
 class Shown(Brightness):
@@ -224,7 +227,15 @@ clock = types.SimpleNamespace(
     monotonic=lambda: shift + 0.1 * next(tenths), perf_counter=time.perf_counter
 )
 train.time = minutes.time = clock
-sys.exit(train.main(sys.argv[3:]))
+take = Stream.take
+
+def fails(self, update):
+    if jax.process_index() == 1 and update.step == int(os.environ.get("FAIL", -1)):
+        raise ValueError("what this host alone has")
+    return take(self, update)
+
+Stream.take = fails
+cluster.end(lambda: train.main(sys.argv[3:]))
 """
 
 
@@ -247,8 +258,8 @@ def config(directory, **changes) -> RunConfig:
     )
 
 
-def two(tmp_path, port, run: RunConfig, seconds=60, late=(0, 0), shift=(0, 0), more=((), ())):
-    """Runs it in two processes; returns their statuses and logs."""
+def two(tmp_path, port, run: RunConfig, late=(0, 0), shift=(0, 0), more=((), ()), then=None):
+    """Runs it in two processes; returns their statuses and logs. `then` is called meanwhile."""
     text = f"from vjax import validation, config\n\n\ndef get_config():\n    return validation.from_dict(config.RunConfig, {validation.to_dict(run)!r})\n"  # noqa: E501
     (tmp_path / "config.py").write_text(text)
     environment = {
@@ -257,7 +268,6 @@ def two(tmp_path, port, run: RunConfig, seconds=60, late=(0, 0), shift=(0, 0), m
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
-        "VJAX_START_SECONDS": str(seconds),
     }
     running = [
         subprocess.Popen(
@@ -273,6 +283,8 @@ def two(tmp_path, port, run: RunConfig, seconds=60, late=(0, 0), shift=(0, 0), m
         for i in range(2)
     ]
     try:
+        if then is not None:
+            then(*running)
         logs = [process.communicate(timeout=300)[0] for process in running]
     finally:
         for process in running:
@@ -314,6 +326,32 @@ def test_a_run_by_the_clock_has_one_clock(tmp_path, port):
     assert len(steps[0]) == 15  # in three seconds, less what the end needs
     again = validation.load_config(str(tmp_path / "run" / "repeat.py"))
     assert again.stages[0].steps == len(steps[0])
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, port):
+    def stop(first, second):
+        while not first.stdout.readline().startswith("step 3 "):
+            assert first.poll() is None
+        second.send_signal(signal.SIGTERM)  # mostly while it waits for the other
+
+    (stage,) = config("nowhere").stages
+    stages = (dataclasses.replace(stage, steps=100_000),)
+    run = config(tmp_path, stages=stages, sample_every=0, checkpoint_every=100_000, log_every=3)
+    statuses, logs = two(tmp_path, port, run, then=stop)
+    assert statuses == [143, 143], logs
+    steps = [re.search(r"Stopped at step (\d+); the same command goes on", log)[1] for log in logs]
+    assert steps[0] == steps[1]
+    assert (tmp_path / "run" / "checkpoints" / steps[0] / "state").is_dir()
+
+
+def test_one_that_fails_ends_the_others_soon(tmp_path, port, monkeypatch):
+    monkeypatch.setenv("FAIL", "1")
+    began = time.monotonic()
+    statuses, logs = two(tmp_path, port, config(tmp_path))
+    assert 0 not in statuses, logs
+    assert "ValueError: what this host alone has" in logs[1]
+    assert "/bundle" not in logs[0]
+    assert time.monotonic() - began < 280  # JAX's own way takes that and 300 more
 
 
 def test_other_settings_are_refused_before_anything_is_written(tmp_path, port):

@@ -53,3 +53,17 @@ def test_a_signal_is_remembered_and_only_breaks_off_what_may_be(number, status):
         signal.raise_signal(number)
         assert stop.requested
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_to_any_process_is_heard_by_all_and_none_is_lost():
+    def meanwhile(number: int) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return number
+
+    with StopSignal() as stop:
+        assert not stop.heard(lambda number: number)
+        assert not stop.heard(meanwhile)
+        assert stop.heard(lambda number: number)
+    with StopSignal() as stop:
+        assert stop.heard(lambda number: signal.SIGINT)
+        assert stop.status == 130

@@ -232,8 +232,9 @@ def test_no_host_uses_a_block_that_another_lacks(monkeypatch):
     data = DataConfig(resident=32)
     config = dataclasses.replace(CONFIG, stages=stages, data=data, minutes=1.0)
     plan, mesh = Plan(stages), meshes.make_mesh()
-    with contextlib.closing(Resident(config, plan, mesh, tiny.tokenizer(), least=least)) as kept:
+    with contextlib.closing(Resident(config, plan, mesh, tiny.tokenizer())) as kept:
         kept.thread.join()
+        kept.least = least
         kept.take(plan[0])
         assert (asked, kept.joined) == ([4], [0, 0])
         kept.least = lambda count: count

@@ -8,14 +8,12 @@ and ends with the same bits as a run that never stopped.
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import pathlib
 import pprint
 import sys
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -73,7 +71,7 @@ def train(config: RunConfig) -> pathlib.Path:
     with alone_in(run_dir) if processes.index == 0 else contextlib.nullcontext():
         processes.share(run_dir)
         _run(begin, plan, mesh, run_dir, processes)
-        processes.first(None)  # all leave together
+        processes.leave()
     return run_dir / "bundle"
 
 
@@ -114,12 +112,11 @@ def _run(
     )
 
     # --- Data --------------------------------------------------------------------------------
-    feed: Any = Stream
-    if config.data.resident:
-        feed = functools.partial(Resident, least=processes.least)
+    feed: type[Resident] | type[Stream] = Resident if config.data.resident else Stream
     data = feed(config, plan, mesh, tokenizer, task.caption_dropout, start)
     programs = {}
     if isinstance(data, Resident):  # while the first clips are drawn
+        data.least = processes.least
         shapes = {bucket: data.abstract(bucket) for bucket in plan.buckets}
         programs = compile_ahead(task, state, frozen, shapes, mesh)
 
@@ -157,7 +154,8 @@ def _run(
             previous = (update, metrics)
             done += 1
             over = plan.is_over(done)
-            last = over or stop.requested
+            stopped = stop.heard(processes.most)  # by any of them, and all save the same step
+            last = over or stopped
             shows = _due(config.sample_every, done, over)
             # A preview can take minutes: what was reached is saved before it.
             if last or shows or _due(config.checkpoint_every, done, over):
@@ -169,7 +167,7 @@ def _run(
                 _export(begin, run_dir, state, frozen)
                 if config.minutes is not None and processes.index == 0:
                     _write_repeat(config, plan, data, done, run_dir / "repeat.py")
-            if stop.requested and last:
+            if stopped:
                 checkpoints.wait()
             if last or shows:
                 if not over:
@@ -180,15 +178,16 @@ def _run(
                     if shows and processes.index == 0:
                         with _alone():
                             preview.write(task, run_dir, done, figures)
-                processes.first(None)
+                stopped = stop.heard(processes.most)
                 meter.pause()
-            if stop.requested and (last or shows):
+            if stopped:
                 checkpoints.wait()
                 kept = "the same command goes on from there"
                 if config.minutes is not None:
                     kept = "its bundle is what was reached, since a run by the clock cannot go on"
                 elif not config.checkpoint_every:
                     kept = "nothing was saved, since checkpoint_every is 0"
+                processes.leave()
                 raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
         if done == start:  # the run had ended, but perhaps before its bundle was written
             _export(begin, run_dir, state, frozen)
@@ -355,4 +354,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cluster.end(main)

@@ -57,9 +57,6 @@ class Block:
 class Resident:
     """The clips of one run. Drawing begins at once; close it to end it.
 
-    Args:
-        least: gives the smallest of what all processes have, from what this one has.
-
     Raises:
         ConfigError: clips are stored ones, or there are fewer than devices.
     """
@@ -72,12 +69,13 @@ class Resident:
         tokenizer: Tokenizer | None,
         caption_dropout: float = 0.0,
         start: int = 0,
-        least: Callable[[int], int] = lambda count: count,
     ):
         if config.data.source != "world":
             raise ConfigError("data.resident keeps drawn clips; set data.source to world.")
         self.config, self.mesh, self.tokenizer = config, mesh, tokenizer
-        self.caption_dropout, self.least = caption_dropout, least
+        self.caption_dropout = caption_dropout
+        # Gives the smallest of what all processes have, from what this one has.
+        self.least: Callable[[int], int] = lambda count: count
         self.empty = tokenizer([""]) if tokenizer is not None else None
         self.devices = mesh.size // jax.process_count()
         self.order = _layout(config, plan, mesh.size)

@@ -12,9 +12,12 @@ import os
 import pathlib
 import platform
 import secrets
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -23,6 +26,7 @@ from vjax.config import ConfigError, RunConfig
 from vjax.parallel.meeting import WAIT, Channel, gather, join
 
 _WAIT = 60.0  # seconds, where that is not set
+_GRACE = 5.0  # seconds
 _LATE = 10.0  # seconds until a network file system shows a new file everywhere
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -37,6 +41,7 @@ class Processes:
 
     def __init__(self, index: int = 0, channels: tuple[Channel, ...] = ()):
         self.index, self._channels = index, channels
+        self.together = False  # whether this process ends if another is gone
 
     def first(self, value):
         """What process 0 gave, on every process. All wait for each other here, as below."""
@@ -45,6 +50,10 @@ class Processes:
     def least(self, value):
         """The smallest that any process gave."""
         return self._decide(value, min)
+
+    def most(self, value):
+        """The largest that any process gave."""
+        return self._decide(value, max)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compares what must be the same everywhere.
@@ -80,6 +89,29 @@ class Processes:
                 f"{directory} is not the same directory on all hosts: give a --run_dir on storage "
                 "that all of them share."
             )
+
+    def mind(self) -> None:
+        """From here on this process ends where another one is gone, until they `leave`."""
+        self.together = True
+        threading.Thread(target=self._mind, daemon=True).start()
+
+    def leave(self) -> None:
+        """All go on from here together, and may end when they like."""
+        self.first(None)
+        self.together = False
+
+    def _mind(self) -> None:
+        # What they compute together would wait for it for ever, and JAX for minutes.
+        while self.together:
+            time.sleep(1)
+            gone = next((channel.who for channel in self._channels if channel.is_closed()), None)
+            if gone is not None and self.together:
+                time.sleep(_GRACE)  # who fails along with it says so
+                if self.together:
+                    print(
+                        f"vjax: {gone} is gone; its own log says why.", file=sys.stderr, flush=True
+                    )
+                    os._exit(1)
 
     def _decide(self, value, choose: Callable[[list], Any]):
         """`choose` of the values of all, in their order; what can be JSON."""
@@ -119,6 +151,23 @@ def start(config: RunConfig) -> Processes:
     return _started
 
 
+def end(main: Callable[[], int]) -> NoReturn:
+    """Ends the program with the status that `main` returns.
+
+    Where it failed and others go on, it ends at once: JAX would wait minutes for them to end too.
+    """
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status and _started is not None and _started.together:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _meet(address: str, count: int, index: int) -> Processes:
     if count == 1:
         return Processes()
@@ -134,7 +183,9 @@ def _meet(address: str, count: int, index: int) -> Processes:
         cluster_detection_method="deactivate",
         initialization_timeout=max(60, int(seconds)),
     )
-    return Processes(index, channels)
+    processes = Processes(index, channels)
+    processes.mind()
+    return processes
 
 
 def _place() -> tuple[str, int, int]:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vjax.config import ConfigError
 
@@ -63,6 +63,17 @@ class StopSignal:
     def status(self) -> int:
         """The exit status of a process that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
         return 128 + self.number
+
+    def heard(self, most: Callable[[int], int]) -> bool:
+        """Whether a signal came, to this process or to another.
+
+        Args:
+            most: gives the largest of what all processes have, from what this one has.
+        """
+        number = most(self.number or 0)
+        if number:  # one that came to this process alone meanwhile is heard next time
+            self.number = number
+        return bool(number)
 
     @contextlib.contextmanager
     def breaks_off(self) -> Iterator[None]:
