@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -55,6 +56,15 @@ def test_training_reads_them_through_grain(directory):
     one_thing = dataclasses.replace(stages[0], one_thing=0.5)
     with pytest.raises(ConfigError, match="one_thing"):
         loader.batches(config, Plan((one_thing,)), tokenizer=None, start=0, stop=2)
+
+
+def test_the_command_writes_them(tmp_path):
+    # In a process of its own: what is called as a module has another name for itself.
+    sizes = ["--clips", "2", "--frames", "5", "--height", "64", "--width", "64"]
+    command = [sys.executable, "-m", "vjax.data.datasets", "--directory", str(tmp_path), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert pathlib.Path(done.stdout.splitlines()[-1], "metadata.json").is_file()
 
 
 def test_a_missing_data_set_is_named(tmp_path):

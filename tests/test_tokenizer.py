@@ -88,3 +88,13 @@ def test_rules_that_fail_on_a_text_are_named():
     for read_text in (lambda: tokenizer(["a"]), lambda: tokenizer.lost("a")):
         with pytest.raises(ConfigError, match="cannot read a text"):
             read_text()
+
+
+def test_the_command_replaces_nothing(tmp_path, capsys):
+    file = tmp_path / "tokenizer.json"
+    command = [str(file), "--captions", "50", "--vocab", "300"]
+    assert making.main(command) == 0
+    before = file.read_bytes()
+    assert making.main(command) == 1
+    assert "File exists" in capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -598,6 +598,7 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
     assert trainer.main([file]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
+    assert captured.err.count("compiling 8 x 5x32x32") == 1
     assert "Stopped at step 3; the same command goes on from there." in captured.err
     assert saved_steps(tmp_path) == [3]
 

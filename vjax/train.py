@@ -144,6 +144,7 @@ def _run(
             update = plan[done]
             if update.restart:
                 state = restart(task, state)
+            meter.announce(update)
             with meter.waiting():
                 parts = data.take(update)
             state, metrics = train_step(
@@ -280,7 +281,15 @@ class _Meter:
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
+        self.announced: set[Group] = set()
         self.compiled: set[Group] = set()
+
+    def announce(self, update: Update):
+        """Says why the first update of a group takes long."""
+        if update.group not in self.announced:
+            self.announced.add(update.group)
+            shapes = (f"{b.batch} x {b.frames}x{b.height}x{b.width}" for b in update.group.buckets)
+            log.info("step %d  compiling %s …", update.step + 1, ", ".join(shapes))
 
     def waiting(self):
         return _Stopwatch(self)

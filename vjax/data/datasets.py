@@ -33,6 +33,9 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The vocabulary of vjax 0.1."}  # noqa: RUF012
+    pkg_dir_path = pathlib.Path(
+        __file__
+    ).parent  # or it is looked for, which `__main__` has none of
 
     def __init__(
         self,
@@ -213,10 +216,19 @@ def _text(value) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m vjax.data.datasets", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m vjax.data.datasets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--directory", default="data", help="where data sets are kept (data)")
-    for name, default in (("clips", 1000), ("frames", 33), ("height", 128), ("width", 128)):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"({default})")
+    for name, default, what in (
+        ("clips", 1000, "to draw for training; a twentieth more is held out"),
+        ("frames", 33, "of each clip"),
+        ("height", 128, "in pixels"),
+        ("width", 128, "in pixels"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     options = vars(parser.parse_args(arguments))
     try:
         print(write_world(options.pop("directory"), **options))

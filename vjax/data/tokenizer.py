@@ -56,14 +56,21 @@ def captions(count: int) -> Iterable[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m vjax.data.tokenizer", description=__doc__)
-    parser.add_argument("out", help="the file to write")
+    parser = argparse.ArgumentParser(
+        prog="python -m vjax.data.tokenizer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", help="the file to write, which must not be there yet")
     parser.add_argument("--vocab", type=int, default=1024, help="tokens at most (1024)")
     parser.add_argument("--captions", type=int, default=20_000, help="to learn from (20000)")
     options = parser.parse_args(arguments)
-    pathlib.Path(options.out).write_text(
-        learn(captions(options.captions), options.vocab), encoding="utf-8"
-    )
+    try:
+        with pathlib.Path(options.out).open("x", encoding="utf-8") as file:
+            file.write(learn(captions(options.captions), options.vocab))
+    except OSError as error:
+        print(f"vjax.data.tokenizer: {options.out}: {error.strerror}.", file=sys.stderr)
+        return 1
     print(options.out)
     return 0
 

@@ -98,6 +98,9 @@ class StopSignal:
     def _note(self, number, _):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.requested:
+            # Written at once, since a log may be in the middle of a line.
+            os.write(2, b"Stopping after this step; what was reached is saved first.\n")
         self.number = number
         if self._breaks_off:
             self._breaks_off = False
