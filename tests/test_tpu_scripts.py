@@ -213,13 +213,16 @@ DRY = {
     ],
     "gke delete demo": ["kubectl delete jobset demo"],
 }
+# What all commands over ssh have, so that they end where a host is gone.
+ALIVE = "--ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=20"
+
 # As `gcloud … --help` and `kubectl … --help` list them.
 DOCUMENTED = {
     "queued-resources create": "accelerator-type runtime-version node-id node-count node-prefix "
     "spot reserved network tags zone project",
     "queued-resources describe": "format zone project",
     "queued-resources delete": "force quiet zone project",
-    "tpu-vm ssh": "worker command zone project",
+    "tpu-vm ssh": "worker command ssh-flag zone project",
     "tpu-vm scp": "worker recurse zone project",
     "firewall-rules create": "network allow source-tags target-tags project",
     "firewall-rules delete": "quiet project",
@@ -237,7 +240,8 @@ def test_a_dry_run_shows_what_would_run_and_runs_nothing(cloud, line):
     script, *arguments = line.split()
     shown = cloud(script, *(["--dry-run", *arguments] if script != "gke" else
                             [arguments[0], "--dry-run", *arguments[1:]]))  # fmt: skip
-    assert shown.stdout.splitlines() == DRY[line]
+    expected = [re.sub(r"( ssh .*'--command=.*')", rf"\1 {ALIVE}", line) for line in DRY[line]]
+    assert shown.stdout.splitlines() == expected
     assert (shown.returncode, shown.stderr) == (0, "")
     assert not (cloud.directory / "calls").exists()
     for command in shown.stdout.splitlines():

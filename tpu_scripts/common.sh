@@ -118,6 +118,11 @@ tpus() {
   run gcloud compute tpus "$@" ${zone:+"--zone=$zone"} ${project:+"--project=$project"}
 }
 
+# A command over ssh, which ends where the host is gone.
+ssh_to() {
+  tpus tpu-vm ssh "$@" --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=20
+}
+
 # The options that say where a slice is, for a command that a person is told.
 where() {
   printf '%s' "$name${zone:+ --zone $zone}${project:+ --project $project}"
@@ -145,9 +150,9 @@ on_all() {
   local node pid failed=0 started=''
   for node in $(nodes); do
     if [ -n "$dry_run" ] || [ "$slices" -eq 1 ]; then
-      tpus tpu-vm ssh "$node" --worker=all --command="$1" || failed=$?
+      ssh_to "$node" --worker=all --command="$1" || failed=$?
     else
-      tpus tpu-vm ssh "$node" --worker=all --command="$1" &
+      ssh_to "$node" --worker=all --command="$1" &
       started="$started $!"
     fi
   done

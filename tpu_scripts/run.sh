@@ -33,5 +33,5 @@ if [ -z "$follow" ]; then
   fi
 fi
 trap 'say "The run goes on. Back to it: run.sh $(where) --follow; end it: run.sh $(where) --stop"; exit 130' INT
-tpus tpu-vm ssh "$first" --worker=0 --command="$on_host follow" || say "The log of $first broke off."
+ssh_to "$first" --worker=0 --command="$on_host follow" || say "The log of $first broke off."
 on_all "$on_host wait"
