@@ -1,6 +1,7 @@
 """Runs that end by the clock: when falls begin, and the config that repeats them by steps."""
 
 import dataclasses
+import functools
 import itertools
 import time
 import types
@@ -86,7 +87,8 @@ class Brightness(vae.VAETask):
 @pytest.mark.parametrize("resident", [0, 24])
 def test_a_run_by_the_clock_is_repeated_by_its_config(resident, tmp_path, monkeypatch):
     monkeypatch.setitem(start.TASKS, "vae", Brightness)
-    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    one_device = functools.partial(meshes.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(meshes, "make_mesh", one_device)
     monkeypatch.setattr("vjax.data.resident.BLOCK", 8)
     now = itertools.count()
     began = time.monotonic()

@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 from vjax import world
-from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
+from vjax.config import Bucket, ConfigError, DataConfig, Group, MeshConfig, RunConfig, Stage
 from vjax.data import drawing, resident
 from vjax.data.drawing import Shape
 from vjax.data.resident import Resident
@@ -35,7 +35,7 @@ CONFIG = RunConfig(
 @pytest.fixture(scope="module")
 def clips():
     """Everything drawn, over eight devices."""
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(MeshConfig())
     kept = Resident(CONFIG, Plan(CONFIG.stages), mesh, tiny.tokenizer())
     yield kept
     kept.close()
@@ -139,7 +139,9 @@ def test_a_device_that_is_full_does_not_keep_a_run_waiting(room, arrivals, messa
     stages = (Stage((Group((CLIPS,)),), steps=4),)
     data = DataConfig(resident=32, arrivals=arrivals)
     config, plan = dataclasses.replace(CONFIG, stages=stages, data=data), Plan(stages)
-    with contextlib.closing(Resident(config, plan, meshes.make_mesh(), tiny.tokenizer())) as kept:
+    with contextlib.closing(
+        Resident(config, plan, meshes.make_mesh(MeshConfig()), tiny.tokenizer())
+    ) as kept:
         if message is None:
             assert kept.take(plan[0])[0][1]["video"].shape[0] == CLIPS.batch
             assert len(kept.joined) == room
@@ -253,4 +255,4 @@ def test_no_host_uses_a_block_that_another_lacks(monkeypatch):
 def test_what_cannot_be_kept_is_refused(data, message):
     config = dataclasses.replace(CONFIG, data=data)
     with pytest.raises(ConfigError, match=message):
-        Resident(config, Plan(config.stages), meshes.make_mesh(), tiny.tokenizer())
+        Resident(config, Plan(config.stages), meshes.make_mesh(MeshConfig()), tiny.tokenizer())

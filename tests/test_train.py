@@ -1,6 +1,7 @@
 """Training: what the losses see, runs that stop and go on, many devices."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 from einops import rearrange, reduce
+from jax.sharding import NamedSharding, PartitionSpec
 
 import vjax
 from vjax import config as configs
@@ -27,6 +29,7 @@ from vjax.config import (
     DataConfig,
     DiTLossConfig,
     Group,
+    MeshConfig,
     OptimizerConfig,
     RunConfig,
     Stage,
@@ -330,8 +333,8 @@ def test_a_step_on_eight_devices_equals_one_on_one_and_the_loss_falls(config):
     parts = [(b, one_batch(config, b)) for group in config.stages[0].groups for b in group.buckets]
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
-        mesh = meshes.make_mesh(devices)
-        everywhere = meshes.replicated(mesh)
+        mesh = meshes.make_mesh(MeshConfig(), devices)
+        everywhere = NamedSharding(mesh, PartitionSpec())
         given = {name: PARAMS[name] for name in ("dit", "text")}
         state = jax.device_put(init_state(task, given), everywhere)
         frozen = jax.device_put({"vae": PARAMS["vae"]}, everywhere)
@@ -474,7 +477,8 @@ def test_a_vae_run_learns_and_leaves_a_bundle_with_the_statistics_of_its_latents
     bundle, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(vae, "CLIPS", 6)
-    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    one_device = functools.partial(meshes.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(meshes, "make_mesh", one_device)
     found = []
 
     def watched(*arguments):
@@ -711,7 +715,8 @@ def test_what_a_preview_would_fail_on_is_said_before_the_first_step(bundle, tmp_
 
 
 def test_a_resumed_run_has_the_same_bits_as_users_run_it(optimized, bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(meshes, "make_mesh", lambda: meshes.Mesh(jax.devices()[:1], ("data",)))
+    one_device = functools.partial(meshes.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(meshes, "make_mesh", one_device)
     monkeypatch.setattr(trainer, "_export", lambda *_: None)
     pictures = dataclasses.replace(FIVE, frames=1)
     config = dit_config(
@@ -752,6 +757,12 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
         (["CONFIG", "--optimizer.name=sgd"], "must be one of .adamw., .muon."),
         (["CONFIG", "--init=nowhere"], "Unknown model 'nowhere'"),
         (["BATCH"], "multiple of the 8 devices"),
+        (["CONFIG", "--mesh.fsdp=3"], "does not divide the 8 devices"),
+        (["CONFIG", "--mesh.context=2"], "leave mesh.context and mesh.tensor out"),
+        (
+            ["CONFIG", "--mesh.attention=flash"],
+            "must be one of .auto., .gather., .ulysses., .ring.",
+        ),
         (["FRAMES"], r"frames must be 1 \+ 2 k"),
         (["SIZE"], "multiples of 16"),
         (["CROP"], "crop must be at most the height and the width"),

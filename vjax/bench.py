@@ -64,6 +64,7 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
     """
     from vjax.data.loader import Stream
     from vjax.parallel import mesh as meshes
+    from vjax.parallel import rules
     from vjax.training.plan import Plan
     from vjax.training.start import starting_point
     from vjax.training.state import init_state, train_step
@@ -75,14 +76,15 @@ def train(runs: int, model: str, config_path: str | None) -> dict[str, float | s
     group = max(last.groups, key=lambda group: group.share)
     stage = dataclasses.replace(last, groups=(group,), steps=runs + 2)
     begin = starting_point(dataclasses.replace(config, stages=(stage,)))
-    task, config, mesh = begin.task, begin.task.config, meshes.make_mesh()
+    task, config = begin.task, begin.task.config
+    mesh = meshes.make_mesh(config.mesh)
     plan = Plan(config.stages)
-    everywhere = meshes.replicated(mesh)
-    frozen = jax.device_put(begin.frozen, everywhere)
-    state = jax.device_put(init_state(task, begin.given), everywhere)
+    frozen, given = rules.placed(begin.frozen, mesh), rules.placed(begin.given, mesh)
+    with meshes.use(mesh, config.mesh):
+        state = rules.placed(init_state(task, given), mesh)
     waited, took = [], []
     data = Stream(config, plan, mesh, begin.tokenizer, task.caption_dropout)
-    with contextlib.closing(data), jax.sharding.set_mesh(mesh):
+    with contextlib.closing(data), meshes.use(mesh, config.mesh):
         for step in range(plan.steps):
             began = time.perf_counter()
             update = plan[step]

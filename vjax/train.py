@@ -25,6 +25,7 @@ from vjax.data.loader import Stream
 from vjax.data.resident import Resident
 from vjax.parallel import cluster
 from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
 from vjax.training.figures import Figures
@@ -54,15 +55,16 @@ def train(config: RunConfig) -> pathlib.Path:
     """
     began = time.monotonic()
     processes = cluster.start(config)
-    mesh = meshes.make_mesh()
+    mesh = meshes.make_mesh(config.mesh)
     begin = starting_point(config)
     config = begin.task.config
     plan: Plan = Plan(config.stages, config.steps)
     if config.minutes is not None:
         seconds, agreed = 60 * config.minutes, processes.first
         plan = TimedPlan(config.stages, config.steps, seconds, agreed(began), agreed)
+    meshes.check(config.mesh, mesh, config.model)
     for bucket in plan.buckets:
-        begin.task.check(bucket, mesh.size)
+        begin.task.check(bucket, meshes.shares(mesh))
     begin.task.check_preview(begin.tokenizer)
     run_dir = pathlib.Path(config.run_dir) / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,9 @@ def _run(
     task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
     files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     processes.agree({f"the content of {name}": value for name, value in files.items()})
-    everywhere = meshes.replicated(mesh)
-    frozen = jax.device_put(begin.frozen, everywhere)
-    state = jax.device_put(init_state(task, begin.given), everywhere)
+    frozen, given = rules.placed(begin.frozen, mesh), rules.placed(begin.given, mesh)
+    with meshes.use(mesh, config.mesh):
+        state = rules.placed(init_state(task, given), mesh)
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
     restored = checkpoints.restore(state)
     if restored is not None:
@@ -99,12 +101,14 @@ def _run(
             f"The run in {run_dir} has begun. One that ends by the clock is made in one go: give "
             "it another --name."
         )
+    for problem in rules.undivided(frozen | state["params"], mesh):
+        log.warning("%s", problem)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     log.info(
-        "%s: %s parameters, %d devices, %s step %d of %s, in %s",
+        "%s: %s parameters, %s, %s step %d of %s, in %s",
         config.name,
         f"{parameters:,}",
-        mesh.size,
+        meshes.describe(mesh),
         "resuming at" if restored is not None else "starting at",
         start,
         plan.steps if config.minutes is None else f"{config.minutes:g} minutes",
@@ -129,7 +133,6 @@ def _run(
         contextlib.closing(figures),
         contextlib.closing(data),
         StopSignal() as stop,
-        jax.sharding.set_mesh(mesh),
     ):
         done, over = start, start >= plan.steps
         if isinstance(data, Resident) and not over:
@@ -142,14 +145,15 @@ def _run(
                 ) from None
         while not over:
             update = plan[done]
-            if update.restart:
-                state = restart(task, state)
-            meter.announce(update)
-            with meter.waiting():
-                parts = data.take(update)
-            state, metrics = train_step(
-                task, state, frozen, parts, update.rate, update.ema, programs
-            )
+            with meshes.use(mesh, config.mesh):
+                if update.restart:
+                    state = restart(task, state)
+                meter.announce(update)
+                with meter.waiting():
+                    parts = data.take(update)
+                state, metrics = train_step(
+                    task, state, frozen, parts, update.rate, update.ema, programs
+                )
             if previous is not None:
                 _report(meter.finish(*previous), config, plan, figures, checkpoints)
             previous = (update, metrics)
@@ -177,8 +181,7 @@ def _run(
                 # Who asks to stop may not wait for samples.
                 with contextlib.suppress(Interrupt), _goes_on("preview", done), stop.breaks_off():
                     if shows and processes.index == 0:
-                        with _alone():
-                            preview.write(task, run_dir, done, figures)
+                        preview.write(task, run_dir, done, figures)
                 stopped = stop.heard(processes.most)
                 meter.pause()
             if stopped:
@@ -208,16 +211,9 @@ def _due(every: int, done: int, over: bool) -> bool:
     return bool(every) and (done % every == 0 or over)
 
 
-def _alone():
-    """What is compiled inside runs without the other processes, where there are some."""
-    if jax.process_count() == 1:
-        return contextlib.nullcontext()
-    return jax.sharding.set_mesh(meshes.make_mesh(devices=jax.local_devices()[:1]))
-
-
 def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
     """Writes the averaged weights as a bundle; all processes call it, since all have parts."""
-    params = jax.device_get({**frozen, **state["ema"]})
+    params = meshes.fetch({**frozen, **state["ema"]})
     config, model = begin.task.config, begin.task.model(params)
     updates, seed = int(state["step"]), config.seed
     origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"

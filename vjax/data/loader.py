@@ -8,7 +8,7 @@ hosts, therefore sees what an uninterrupted one sees, and the only state to save
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -76,23 +76,18 @@ def batches(
     start: int,
     stop: int,
     caption_dropout: float = 0.0,
-    process: tuple[int, int] = (0, 1),
+    own: Callable[[int], Sequence[int]] = range,
 ) -> Iterator[Batch]:
     """This host's part of updates `start` to `stop` - 1, prepared ahead of their use by threads.
 
     Args:
         tokenizer: of the captions; None where they do not matter.
-        process: this host's index and the number of hosts, which share every batch evenly.
+        own: which clips of a batch of so many are this host's; all of them by default.
     """
     data, seed = config.data, config.seed
     source = make_source(data, seed, config.model.fps)
-    index, hosts = process
     for bucket in plan.buckets:
-        if bucket.batch % hosts:
-            raise ConfigError(
-                f"A batch of {bucket.batch} clips cannot be shared by {hosts} hosts: make the "
-                f"batch of every bucket a multiple of {hosts}."
-            )
+        own(bucket.batch)  # rather now than in a thread
     if data.source != "world" and any(stage.one_thing for stage in plan.stages):
         raise ConfigError("one_thing is a share of drawn clips; stored ones come as they are.")
 
@@ -100,13 +95,12 @@ def batches(
         update = plan[step]
         parts, first = [], update.first_clip
         for bucket in update.group.buckets:
-            share = bucket.batch // hosts
-            mine = range(first + index * share, first + (index + 1) * share)
+            mine = [first + clip for clip in own(bucket.batch)]
             parts.append((bucket, part(mine, bucket, update.stage.one_thing)))
             first += bucket.batch
         return Batch(update, tuple(parts))
 
-    def part(clips: range, bucket: Bucket, one_thing: float) -> dict[str, np.ndarray]:
+    def part(clips: Sequence[int], bucket: Bucket, one_thing: float) -> dict[str, np.ndarray]:
         videos, captions = [], []
         lead = bucket.lead * config.model.vae.temporal_ratio if bucket.lead else 0
         shape = dataclasses.replace(bucket, frames=bucket.frames + lead)
@@ -152,7 +146,7 @@ class Stream:
             config,
             tokenizer=tokenizer,
             caption_dropout=caption_dropout,
-            process=(jax.process_index(), jax.process_count()),
+            own=functools.partial(meshes.own_clips, mesh),
         )
         self._prepare(start)
 

@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data.drawing import CAPTIONS, MOVING, Job, Shape, draw, follow_parent
 from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
 from vjax.tokenizer import Tokenizer
 from vjax.training.plan import Plan, Update
 
@@ -45,7 +46,7 @@ _CHOICE = 14  # what randomness is for, as in the loader
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """Clips of one shape. Axis D counts devices: each picks among its own clips."""
+    """Clips of one shape. Axis D counts shares of a batch: each picks among its own clips."""
 
     pixels: Any  # uint8 [D N T H W 3], on the devices
     ids: np.ndarray  # [D N CAPTIONS S]
@@ -77,8 +78,8 @@ class Resident:
         # Gives the smallest of what all processes have, from what this one has.
         self.least: Callable[[int], int] = lambda count: count
         self.empty = tokenizer([""]) if tokenizer is not None else None
-        self.devices = mesh.size // jax.process_count()
-        self.order = _layout(config, plan, mesh.size)
+        self.shares, self.own = meshes.shares(mesh), meshes.own_shares(mesh)
+        self.order = _layout(config, plan, self.shares)
         shapes = ((self._shape(bucket), self._frames(bucket)) for bucket in plan.buckets)
         self.cut = {shape for shape, frames in shapes if frames < shape.frames}
         self.blocks: list[tuple[Shape, Block]] = []
@@ -170,12 +171,12 @@ class Resident:
     def _batch(
         self, bucket: Bucket, block: Block, one_thing: float, rng: np.random.Generator
     ) -> dict[str, Any]:
-        share = bucket.batch // self.mesh.size
+        share = bucket.batch // self.shares
         frames = self._frames(bucket)
         length, height, width = block.pixels.shape[2:5]
-        size = (self.devices, share)
+        size = (len(self.own), share)
         index = np.zeros(size, np.int32)
-        for device in range(self.devices):
+        for device in range(len(self.own)):
             # What a cut or a wall shows may not be in a part of the clip.
             true = np.ones_like(block.one[device]) if frames == length else ~block.whole[device]
             one, other = (np.flatnonzero(kind & true) for kind in _kinds(block.one[device]))
@@ -190,22 +191,19 @@ class Resident:
             start[..., 1] = rng.integers(height - bucket.crop + 1, size=size)
             start[..., 2] = rng.integers(width - bucket.crop + 1, size=size)
             height = width = bucket.crop
-        place = meshes.split_batch(self.mesh)
-        index_, start_ = (
-            jax.make_array_from_process_local_data(place, value) for value in (index, start)
-        )
+        index_, start_ = (meshes.place(self.mesh, value) for value in (index, start))
         arrays = {"video": _pick(block.pixels, index_, start_, (frames, height, width))}
         if self.tokenizer is not None:
             first, last = (0, MOVING) if frames > 1 else (MOVING, CAPTIONS)
             is_long = rng.uniform(size=size) < self.config.data.long_captions
             caption = first + 2 * rng.integers((last - first) // 2, size=size) + is_long
             dropped = rng.uniform(size=size) < self.caption_dropout
-            device = np.arange(self.devices)[:, None]
+            device = np.arange(len(self.own))[:, None]
             for name, empty in zip(("ids", "mask"), self.empty, strict=True):
                 value = getattr(block, name)[device, index, caption]
                 value = np.where(dropped[..., None], empty[0], value)
-                value = value.reshape(self.devices * share, -1)
-                arrays[name] = jax.make_array_from_process_local_data(place, value)
+                value = value.reshape(len(self.own) * share, -1)
+                arrays[name] = meshes.place(self.mesh, value)
         return arrays
 
     def _frames(self, bucket: Bucket) -> int:
@@ -220,24 +218,25 @@ class Resident:
 
     def _jobs(self) -> list[list[Job]]:
         """This host's clips of every block, in pieces."""
-        config, hosts, offset, jobs = self.config, jax.process_count(), 0, []
+        config, offset, jobs = self.config, 0, []
         text = (self.tokenizer.rules, self.tokenizer.config) if self.tokenizer else None
         for shape in self.order:
-            size = _block_size(config, self.order, shape, self.mesh.size)
-            first = offset + jax.process_index() * (size // hosts)
-            last = first + size // hosts
+            size = _block_size(config, self.order, shape, self.shares)
+            each = size // self.shares
+            firsts = [offset + share * each for share in self.own]
             jobs.append(
                 [
                     Job(
                         seed=config.seed,
-                        clips=range(at, min(at + PIECE, last)),
+                        clips=range(at, min(at + PIECE, first + each)),
                         shape=shape,
                         fps=config.model.fps,
                         one_thing=max(stage.one_thing for stage in config.stages),
                         tokenizer=text,
                         folder=self.folder,
                     )
-                    for at in range(first, last, PIECE)
+                    for first in firsts
+                    for at in range(first, first + each, PIECE)
                 ]
             )
             offset += size
@@ -277,16 +276,16 @@ class Resident:
                     found.setdefault(name, []).append(arrays[name])
             os.unlink(path)
         whole = {name: np.concatenate(items) for name, items in found.items()}
-        whole = {n: x.reshape(self.devices, -1, *x.shape[1:]) for n, x in whole.items()}
+        whole = {n: x.reshape(len(self.own), -1, *x.shape[1:]) for n, x in whole.items()}
         if shape in self.cut and whole["whole"].all(axis=1).any():
             raise ConfigError(
                 f"data.resident is {self.config.data.resident}, too few: a device got no clip of "
                 f"{shape.width}x{shape.height} of which a part can be taken. Set it higher."
             )
         pixels = whole.pop("pixels")
-        if not _has_room(pixels.nbytes // self.devices):
+        if not _has_room(pixels.nbytes // len(self.own)):
             return None
-        pixels = jax.make_array_from_process_local_data(meshes.split_batch(self.mesh), pixels)
+        pixels = meshes.place(self.mesh, pixels)
         none = np.zeros((*whole["one"].shape, 0, 0), bool)
         return Block(pixels, **{"ids": none, "mask": none, **whole})
 
@@ -369,4 +368,4 @@ def _pick(pixels, index, start, size):
         return lax.dynamic_slice(block, begin, (1, *size, 3))[0]
 
     picked = jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)))(pixels, index, start)
-    return picked.reshape(-1, *picked.shape[2:])
+    return rules.named(picked.reshape(-1, *picked.shape[2:]), "clips")

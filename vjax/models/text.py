@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vjax.config import TextConfig
 from vjax.models.layers import Linear, RMSNorm, gelu
+from vjax.parallel.rules import gathered_layer, named
 
 
 def words_of(text: str) -> set[str]:
@@ -101,7 +102,8 @@ class TextEncoder(nnx.Module):
         config = self.config
         mask = mask.astype(bool)
         embedding = self.embedding[...]
-        x = embedding[ids].astype(dtype or embedding.dtype)
+        x = named(embedding[ids], "embedded").astype(dtype or embedding.dtype)
+        x = named(x, "clips")
         buckets = relative_buckets(
             ids.shape[1], config.relative_buckets, config.relative_max_distance
         )
@@ -115,9 +117,9 @@ class TextEncoder(nnx.Module):
         graph, layers = nnx.split(self.layers)
 
         def body(x, layer):
-            layer = nnx.merge(graph, layer)
+            layer = nnx.merge(graph, gathered_layer(layer, "layers", x.dtype))
             bias = score_bias(layer.relative_bias) if config.per_layer_bias else shared
-            return layer(x, bias), None
+            return named(layer(x, bias), "clips"), None
 
         x, _ = jax.lax.scan(body, x, layers)
         return self.norm(x) * mask[:, :, None].astype(x.dtype)

@@ -1,38 +1,158 @@
-"""The device mesh, and arrays placed on it."""
+"""The device mesh, and clips placed on it."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vjax.config import ConfigError
+from vjax.config import ConfigError, MeshConfig, ModelConfig
+from vjax.parallel import context, rules
+
+AXES = ("data", "fsdp", "context", "tensor")
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices along one axis, `data`, over which batches are split."""
-    return Mesh(np.array(devices or jax.devices()), ("data",))
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices, near ones along the last axes; slices lie along `data`.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(devices or jax.devices())
+    shared = config.fsdp * config.context * config.tensor
+    data = config.data or len(devices) // shared
+    if data * shared != len(devices):
+        sizes = " x ".join(f"mesh.{name}={getattr(config, name)}" for name in AXES[1:])
+        problem = (
+            f"{sizes} is {shared}, which does not divide the {len(devices)} devices"
+            if len(devices) % shared
+            else f"mesh.data={data} x {sizes} is {data * shared}, and there are {len(devices)} "
+            f"devices: leave mesh.data out, which makes it {len(devices) // shared}"
+        )
+        raise ConfigError(
+            f"{problem}; the product of the other sizes can be {_either(_divisors(len(devices)))}."
+        )
+    sizes = (data, config.fsdp, config.context, config.tensor)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
+    if data % slices:
+        raise ConfigError(
+            f"The devices are in {slices} slices, which mesh.data={data} must be a multiple of: "
+            "only data goes over the network between slices."
+        )
+    inside = (data // slices, *sizes[1:])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices), AXES)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:
+    """Raises ConfigError where the devices cannot share the heads of a network as asked."""
+    tensor, shared = mesh.shape["tensor"], mesh.shape["context"]
+    for name in ("dit", "text"):
+        network = getattr(model, name)
+        if network is not None and network.heads % tensor:
+            fitting = [n for n in _divisors(network.heads) if mesh.size % n == 0]
+            raise ConfigError(
+                f"mesh.tensor={tensor} devices cannot share the {network.heads} heads of "
+                f"model.{name}: mesh.tensor can be {_either(fitting)}."
+            )
+    if config.attention == "ulysses" and model.dit is not None:
+        heads = model.dit.heads // tensor
+        if heads % shared:
+            fitting = [n for n in _divisors(heads) if mesh.size % (n * tensor) == 0]
+            raise ConfigError(
+                f"mesh.attention=ulysses exchanges {heads} heads (model.dit.heads / mesh.tensor) "
+                f"among mesh.context={shared} devices, which do not divide them: mesh.context can "
+                f"be {_either(fitting)}, or mesh.attention gather or ring."
+            )
+
+
+def describe(mesh: Mesh) -> str:
+    """The number of devices and how they are divided, for people."""
+    sizes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
+    count = f"{mesh.size} device{'s' if mesh.size > 1 else ''}"
+    return f"{count} ({' x '.join(sizes)})" if len(sizes) > 1 else count
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, config: MeshConfig) -> Iterator[None]:
+    """What is compiled inside is laid out over the mesh, as `vjax.parallel.rules` says."""
+    with jax.sharding.set_mesh(mesh), context.way(config.attention):
+        yield
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The leading axis divided over the devices that see different clips."""
+    axes = tuple(name for name in rules.CLIPS if name in mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(axes))
 
 
-def place_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's share of a batch as its part of global arrays.
+def shares(mesh: Mesh) -> int:
+    """Into how many parts a batch is divided."""
+    return math.prod(mesh.shape.get(name, 1) for name in rules.CLIPS)
+
+
+def own_shares(mesh: Mesh) -> list[int]:
+    """The parts of every batch that the devices of this process hold, in order."""
+    count = shares(mesh)
+    found = split_batch(mesh).addressable_devices_indices_map((count,)).values()
+    return sorted({i for (index,) in found for i in range(count)[index]})
+
+
+def own_clips(mesh: Mesh, batch: int) -> list[int]:
+    """Which clips of a batch this process prepares.
 
     Raises:
         ConfigError: the batch cannot be divided evenly over the devices.
     """
-    count = len(next(iter(batch.values()))) * jax.process_count()
-    if count % mesh.size:
+    count = shares(mesh)
+    if batch % count:
         raise ConfigError(
-            f"A batch of {count} clips cannot be divided over {mesh.size} devices: make the batch "
-            f"of every bucket a multiple of {mesh.size}."
+            f"A batch of {batch} clips cannot be divided over {count} devices (mesh.data x "
+            f"mesh.fsdp): make the batch of every bucket a multiple of {count}."
         )
-    sharding = split_batch(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    each = batch // count
+    return [clip for share in own_shares(mesh) for clip in range(share * each, (share + 1) * each)]
+
+
+def place(mesh: Mesh, value: np.ndarray) -> jax.Array:
+    """What this process prepared, its shares one after another, as its part of a global array."""
+    own = own_shares(mesh)
+    each = len(value) // len(own)
+    shape = (each * shares(mesh), *value.shape[1:])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        first = own.index((index[0].start or 0) // each) * each
+        return value[first : first + each]
+
+    return jax.make_array_from_callback(shape, split_batch(mesh), part)
+
+
+def place_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's clips of a batch (`own_clips`) as its part of global arrays."""
+    return {name: place(mesh, value) for name, value in batch.items()}
+
+
+def fetch(tree):
+    """The whole of arrays on the host, wherever their parts are; all processes call it."""
+
+    def whole(x):
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return jax.device_get(x)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(whole, tree)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _either(values: list[int]) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} or {last}" if most else last

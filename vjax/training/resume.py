@@ -24,7 +24,7 @@ log = logging.getLogger("vjax")
 _FREE = (
     *("name", "run_dir", "steps", "vae", "init", "tokenizer", "dtype", "ignore_damaged"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts"),
-    *("data.directory", "data.threads", "data.prefetch"),
+    *("data.directory", "data.threads", "data.prefetch", "mesh.*"),
     *("model.name", "model.frames", "model.height", "model.width", "model.max_frames"),
     *("model.min_side", "model.max_side", "model.sampler", "model.sampler.*"),
     *("model.vocabulary", "model.licence", "model.origin", "model.text.tokenizer"),

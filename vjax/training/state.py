@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 
 from vjax import models
 from vjax.config import Bucket
+from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
 from vjax.training.optimizer import make_optimizer
 from vjax.training.task import Metrics, Task
 
@@ -30,13 +32,14 @@ def init_state(task: Task, given: models.Params | None = None) -> State:
         if network in task.trained and network not in params:
             config = getattr(task.config.model, network)
             params[network] = models.init(config, jax.random.fold_in(key, i))
-    return {
+    state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         # A copy: donated buffers must not be shared.
         "ema": jax.tree.map(jnp.array, params),
         "optimizer": make_optimizer(task.config.optimizer).init(params),
     }
+    return rules.pinned(state)
 
 
 @functools.partial(jax.jit, static_argnames="task", donate_argnames="state")
@@ -45,7 +48,7 @@ def restart(task: Task, state: State) -> State:
     params = state["ema"]
     optimizer = make_optimizer(task.config.optimizer).init(params)
     ema = jax.tree.map(jnp.array, params)
-    return {**state, "params": params, "ema": ema, "optimizer": optimizer}
+    return rules.pinned({**state, "params": params, "ema": ema, "optimizer": optimizer})
 
 
 def train_step(
@@ -104,7 +107,7 @@ def accumulate(
 
     (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(params)
     gradients = jax.tree.map(lambda total, g: total + share * g, gradients, found)
-    return gradients, {"loss": value, **metrics}
+    return rules.pinned(gradients), {"loss": value, **metrics}
 
 
 def compile_ahead(
@@ -124,7 +127,7 @@ def compile_ahead(
     params, others, step = abstract((state["params"], frozen, state["step"]))
 
     def build(bucket: Bucket):
-        with jax.sharding.set_mesh(mesh):
+        with meshes.use(mesh, task.config.mesh):
             return accumulate.lower(
                 task,
                 bucket,
@@ -150,12 +153,12 @@ def _apply(task: Task, state: State, gradients, rate, decay) -> tuple[State, jax
     params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
     ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state["ema"], params)
     state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimizer": moments}
-    return state, optax.tree.norm(gradients)
+    return rules.pinned(state), optax.tree.norm(gradients)
 
 
 @jax.jit
 def _zeros(params):
-    return jax.tree.map(jnp.zeros_like, params)
+    return rules.pinned(jax.tree.map(jnp.zeros_like, params))
 
 
 @jax.jit

@@ -50,11 +50,18 @@ class Task:
         return 0.0
 
     def check(self, bucket: Bucket, devices: int) -> None:
-        """Raises ConfigError for a bucket that the first update with it would fail on."""
+        """Raises ConfigError for a bucket that the first update with it would fail on.
+
+        Args:
+            devices: among which a batch is divided.
+        """
         model, problem = self.config.model, None
         side, ratio = self._side(), model.vae.temporal_ratio
         if bucket.batch % devices:
-            problem = f"batch must be a multiple of the {devices} devices"
+            problem = (
+                f"batch must be a multiple of the {devices} devices that share clips (mesh.data x "
+                "mesh.fsdp)"
+            )
         elif bucket.frames % ratio != 1 % ratio:
             problem = f"frames must be 1 + {ratio} k"
         elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):

@@ -29,6 +29,16 @@ class VAETask(Task):
 
     networks = ("vae",)
 
+    def check(self, bucket: Bucket, devices: int) -> None:
+        """As for every task; and a VAE has neither tokens nor heads to share."""
+        mesh = self.config.mesh
+        if mesh.context * mesh.tensor > 1:
+            raise ConfigError(
+                "Devices share the clips of a vae run, and nothing else: leave mesh.context and "
+                "mesh.tensor out."
+            )
+        super().check(bucket, devices)
+
     def loss(
         self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
     ) -> tuple[Array, Metrics]:

@@ -1,0 +1,252 @@
+"""Sharding: every layout of eight devices gives what one gives, and divides what is large."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import Mesh, PartitionSpec
+
+from vjax import models
+from vjax.config import Bucket, ConfigError, Group, MeshConfig, OptimizerConfig, RunConfig, Stage
+from vjax.models.attention import attention
+from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
+from vjax.training.checkpoint import Checkpoints
+from vjax.training.dit import DiTTask
+from vjax.training.state import accumulate, init_state, train_step
+
+# Five patches in a frame: nothing that tokens are divided by here divides them.
+BUCKET = Bucket(frames=3, height=8, width=40, batch=8, boxes=True)
+MODEL = tiny.model(
+    dit=dataclasses.replace(tiny.MODEL.dit, heads=4, head_dim=4, ffn=40, depth=1, text_width=24),
+    vae=dataclasses.replace(
+        tiny.MODEL.vae, patch_size=8, dim_mult=(1,), temporal_downsample=(),
+    ),
+    text=dataclasses.replace(tiny.MODEL.text, width=24, heads=4, max_length=6, vocab=264),
+)  # fmt: skip
+STAGE = Stage((Group((BUCKET,)),), steps=2)
+CONFIG = RunConfig("run", "dit", MODEL, (STAGE,), optimizer=OptimizerConfig(weight_decay=0.1))
+
+ONE = MeshConfig(data=1)
+PLAIN = [MeshConfig(data=8), MeshConfig(fsdp=8), MeshConfig(tensor=4, data=2)]
+BETWEEN = [
+    MeshConfig(context=4, attention="gather"),
+    MeshConfig(context=4, attention="ulysses"),
+    MeshConfig(context=4, attention="ring"),
+    MeshConfig(fsdp=2, tensor=2, context=2, attention="gather"),
+    MeshConfig(fsdp=2, tensor=2, context=2, attention="ulysses"),
+    MeshConfig(fsdp=2, tensor=2, context=2, attention="ring"),
+]
+
+
+def name(config: MeshConfig) -> str:
+    values = dataclasses.asdict(config).items()
+    return " ".join(f"{k} {v}" for k, v in values if v not in (None, 1, "auto"))
+
+
+def batch() -> dict[str, np.ndarray]:
+    """Clips of noise; one text is empty and one is full."""
+    rng = np.random.default_rng(1)
+    ids = rng.integers(1, 264, (8, 6)).astype(np.int32)
+    mask = np.arange(6)[None] < np.array([0, 6, 1, 2, 3, 4, 5, 6])[:, None]
+    video = rng.integers(0, 256, (8, 3, 8, 40, 3)).astype(np.uint8)
+    return {"video": video, "ids": ids * mask, "mask": mask}
+
+
+@functools.cache
+def mesh_of(config: MeshConfig) -> Mesh:
+    return meshes.make_mesh(config, jax.devices()[: 1 if config == ONE else 8])
+
+
+def start(config: MeshConfig):
+    """Parameters of the trained networks, of the frozen one, and a batch, as they lie on a mesh."""
+    mesh, params = mesh_of(config), tiny.params(MODEL)
+    params = rules.placed(params, mesh)
+    return params, {"vae": params.pop("vae")}, meshes.place_batch(mesh, batch())
+
+
+@functools.cache
+def gradients(config: MeshConfig):
+    """Loss, gradients, and the compiled program."""
+    (params, frozen, clips), task = start(config), DiTTask(CONFIG)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    rest = (clips, zeros, jnp.int32(0), np.int32(0), np.float32(1))
+    with meshes.use(mesh_of(config), config):
+        program = accumulate.lower(task, BUCKET, params, frozen, *rest).compile()
+        found, metrics = program(params, frozen, *rest)
+    return jax.device_get(metrics["loss"]), jax.device_get(found), program
+
+
+def close(found, expected, tolerance=1e-5):
+    def check(path, a, b):
+        error, size = np.abs(a - b).max(), np.abs(b).max()
+        assert error <= tolerance * size + 1e-9, (jax.tree_util.keystr(path), error, size)
+
+    jax.tree.map_with_path(check, found, expected)
+
+
+@pytest.mark.parametrize("config", PLAIN + BETWEEN, ids=name)
+def test_loss_and_gradients_are_those_of_one_device(config):
+    loss, found, _ = gradients(config)
+    expected, wanted, _ = gradients(ONE)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    close(found, wanted)
+
+
+def test_what_is_large_is_divided_in_the_program_too():
+    _, found, program = gradients(BETWEEN[-2])
+    # Each gradient leaves as its parameter lies: kernels of stacked layers in four, others in two.
+    outputs, _ = program.output_shardings
+    for path, leaf in jax.tree.leaves_with_path(found):
+        where = jax.tree_util.keystr(path)
+        if leaf.size > 200:
+            parts = 4 if re.search("blocks|layers|embedding", where) else 2
+            (sharding,) = [s for p, s in jax.tree.leaves_with_path(outputs) if p == path]
+            assert leaf.size == parts * np.prod(sharding.shard_shape(leaf.shape)), where
+    # Tokens [8 3 6 16] are in four, hidden layers [8 3 6 40] in eight, kernels in use in two.
+    shapes = set(re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program.as_text()))
+    assert {"4,3,3,16", "4,3,3,20", "16,20"} <= shapes
+    whole = {"8,3,6,16", "8,3,3,16", "4,3,6,16", "8,3,6,40", "4,3,3,40", "8,3,3,20", "16,40"}
+    assert not whole & shapes
+
+
+def test_a_state_leaves_a_step_as_it_came_and_moves_to_another_mesh(tmp_path):
+    config = BETWEEN[-2]
+    (params, frozen, clips), task = start(config), DiTTask(CONFIG)
+    with meshes.use(mesh_of(config), config):
+        state = init_state(task, params)
+    before = jax.tree.map(lambda x: x.sharding, state)
+    kernel = state["params"]["dit"]["blocks"]["ffn"]["up"]["kernel"]
+    moment = state["optimizer"][1][0].mu["dit"]["blocks"]["ffn"]["up"]["kernel"]
+    for leaf in (kernel, moment, state["ema"]["dit"]["blocks"]["ffn"]["up"]["kernel"]):
+        assert leaf.sharding.spec == PartitionSpec(None, ("fsdp",), ("tensor",))
+    with meshes.use(mesh_of(config), config):
+        program = concurrent.futures.Future()
+        program.set_result(gradients(config)[2])
+        parts = [(BUCKET, clips)]
+        state, _ = train_step(task, state, frozen, parts, 1e-2, 0.9, {BUCKET: program})
+    assert kernel.is_deleted()  # its memory was used again
+    same = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, before)
+    assert all(jax.tree.leaves(same))
+    checkpoints = Checkpoints(tmp_path, CONFIG)
+    checkpoints.save(1, state)
+    checkpoints.close()
+    for other in (MeshConfig(tensor=4, data=2), ONE):
+        fresh = jax.tree.map(np.zeros_like, jax.device_get(state))
+        fresh = rules.placed(fresh, mesh_of(other))
+        # The mesh is no setting that must stay.
+        checkpoints = Checkpoints(tmp_path, dataclasses.replace(CONFIG, mesh=other))
+        restored = checkpoints.restore(fresh)
+        checkpoints.close()
+        jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (restored, state)))
+        for found, wanted in zip(*map(jax.tree.leaves, (restored, fresh)), strict=True):
+            assert found.sharding == wanted.sharding
+
+
+def test_what_is_drawn_does_not_depend_on_the_mesh():
+    task, mesh = DiTTask(CONFIG), meshes.make_mesh(BETWEEN[-1])
+    small = dataclasses.replace(task, config=dataclasses.replace(CONFIG, frozen=("dit",)))
+    with meshes.use(mesh, BETWEEN[-1]):
+        divided = init_state(small)
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (divided, init_state(small))))
+
+
+# --- Attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("way", ["auto", "gather", "ring"])
+def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat):
+    """12 heads and 13 positions on 8 devices, of which one has nothing but padding."""
+    shapes = [(1, 2, 13, 12, 4)] * 3
+    qkv = [2 * jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+
+    def run(q, k, v):
+        def attend(q, k, v):
+            return attention(*map(rules.filled, (q, k, v)), positions=13)[:, :, :13]
+
+        out = (jax.checkpoint(attend) if remat else attend)(q, k, v)
+        return jnp.sum(jnp.sin(out)), out
+
+    run = jax.value_and_grad(run, argnums=(0, 1, 2), has_aux=True)
+    expected = jax.jit(run)(*qkv)
+    config = MeshConfig(context=8, attention=way)
+    mesh = meshes.make_mesh(config)
+    with meshes.use(mesh, config):
+        program = jax.jit(run).lower(*qkv).compile()
+        close(jax.device_get(program(*qkv)), jax.device_get(expected))
+    assert ("collective-permute" in program.as_text()) == (way == "ring")
+
+
+def test_keys_and_values_that_do_not_fit_travel_in_a_ring(monkeypatch):
+    monkeypatch.setattr("vjax.parallel.context.GATHERED_BYTES", 100)
+    config = MeshConfig(context=8)
+    q = jnp.ones((1, 2, 8, 3, 4))
+    with meshes.use(meshes.make_mesh(config), config):
+        text = jax.jit(attention).lower(q, q, q).compile().as_text()
+    assert "collective-permute" in text
+
+
+def test_attention_to_a_text_exchanges_nothing():
+    config = MeshConfig(context=4, tensor=2, attention="ring")
+    q, text = jnp.ones((1, 2, 8, 2, 4)), jnp.ones((1, 5, 2, 4))
+    with meshes.use(meshes.make_mesh(config), config):
+        program = jax.jit(attention).lower(q, text, text).compile().as_text()
+    for collective in ("all-to-all", "collective-permute", "all-gather", "all-reduce"):
+        assert collective not in program
+
+
+# --- What cannot work ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (
+            MeshConfig(fsdp=3),
+            r"mesh.fsdp=3 .* is 3, which does not divide the 8 devices.*2, 4 or 8",
+        ),
+        (MeshConfig(data=2, context=2), r"is 4, and there are 8 devices.*which makes it 4"),
+        (MeshConfig(data=16), "there are 8 devices"),
+        (MeshConfig(tensor=8), r"share the 4 heads of model.dit: mesh.tensor can be 1, 2 or 4"),
+        (
+            MeshConfig(context=8, attention="ulysses"),
+            r"4 heads .* among mesh.context=8 .* can be 1, 2 or 4, or .* gather or ring",
+        ),
+        (
+            MeshConfig(tensor=2, context=4, attention="ulysses"),
+            r"2 heads .* among mesh.context=4 .* can be 1 or 2, or",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_cannot_work_is_refused_with_sizes_that_do(mesh, message):
+    with pytest.raises(ConfigError, match=message):
+        meshes.check(mesh, meshes.make_mesh(mesh), MODEL)
+
+
+def test_what_stays_whole_is_said():
+    text = dataclasses.replace(MODEL.text, vocab=257, heads=8)
+    params = {"text": models.abstract(text)}
+    (said,) = rules.undivided(params, meshes.make_mesh(MeshConfig(tensor=8)))
+    assert said == "text/embedding [257, 24] is whole along tensor: 257 is no multiple of 8"
+    assert not rules.undivided(tiny.params(MODEL), meshes.make_mesh(MeshConfig(tensor=4)))
+
+
+def test_devices_that_share_a_clip_get_the_same_part_of_a_batch():
+    mesh = meshes.make_mesh(MeshConfig(fsdp=2, context=2))
+    assert meshes.own_clips(mesh, 8) == list(range(8))
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        meshes.own_clips(mesh, 6)
+    placed = meshes.place_batch(mesh, {"ids": np.arange(8)[:, None]})["ids"]
+    np.testing.assert_array_equal(placed, np.arange(8)[:, None])
+    for shard in placed.addressable_shards:
+        (place,) = np.argwhere(mesh.devices == shard.device)
+        first = 4 * place[0] + 2 * place[1]
+        assert np.asarray(shard.data).ravel().tolist() == [first, first + 1]

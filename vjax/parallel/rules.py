@@ -1,0 +1,186 @@
+"""How a run lies on its devices: one table for parameters, one for activations.
+
+A mesh has up to four axes. Devices along `data` and `fsdp` see different clips; those along `fsdp`
+also hold a share of the parameters each and gather them as they need them. Devices along `context`
+share the tokens of a clip, those along `tensor` the heads and the hidden layers.
+
+An axis of an array that a mesh axis does not divide stays whole along it; `undivided` says which.
+Nothing here changes numbers by more than rounding.
+"""
+
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+Axes = tuple[tuple[str, ...], ...]  # of each axis of an array the mesh axes that divide it
+
+WHOLE: tuple[str, ...] = ()
+CLIPS, FSDP, CONTEXT, TENSOR = ("data", "fsdp"), ("fsdp",), ("context",), ("tensor",)
+
+_STACKS = "(blocks|layers)"
+
+# The first pattern that is found in the path of a parameter counts, also for its average and for
+# the optimizer's moments.
+PARAMETERS: tuple[tuple[str, Axes], ...] = (
+    # Layers of the transformer and of the text encoder, stacked: [depth in out], [depth out].
+    (rf"{_STACKS}/.*\b(q|k|v|up|gate)/kernel$", (WHOLE, FSDP, TENSOR)),
+    (rf"{_STACKS}/.*\b(o|down)/kernel$", (WHOLE, TENSOR, FSDP)),
+    (r"blocks/.*\b(q|k|v|up)/bias$", (WHOLE, TENSOR)),
+    (r"blocks/.*\b(q_norm|k_norm)/scale$", (WHOLE, TENSOR)),
+    # What lies around them: [in out].
+    (r"(patch_embed|text_embed/.*|time_embed/.*|time_projection|head)/kernel$", (FSDP,)),
+    (r"text/embedding$", (TENSOR, FSDP)),  # [vocabulary width]
+    (r"vae/.*/kernel$", (WHOLE, WHOLE, WHOLE, WHOLE, FSDP)),  # [time height width in out]
+    # Vectors: norms, biases, modulation.
+    (r"", ()),
+)
+
+ACTIVATIONS: dict[str, Axes] = {
+    "clips": (CLIPS,),  # [B …] video, latents, texts and all else that is one a clip
+    "tokens": (CLIPS, WHOLE, CONTEXT),  # [B F P …] frames, positions in each
+    "token heads": (CLIPS, WHOLE, CONTEXT, TENSOR),  # [B F P K D]
+    "heads": (CLIPS, WHOLE, TENSOR),  # [B S K D] of a text, or of pixels
+    "hidden": (CLIPS, WHOLE, CONTEXT, TENSOR),  # [B F P D] inside a feed-forward layer
+    "embedded": (("data",), WHOLE, FSDP),  # [B S D] rows of a table that is divided by columns
+}
+
+
+def named(x: Array, name: str) -> Array:
+    """`x`, laid out as an activation of that name; the same `x` where there is no mesh."""
+    mesh = _mesh()
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, _spec(ACTIVATIONS[name], x.shape, mesh))
+
+
+def filled(x: Array, axis: int = 2) -> Array:
+    """`x` with zeros at the end of its axis of positions, until `context` divides it."""
+    mesh = _mesh()
+    spare = 0 if mesh is None else -x.shape[axis] % mesh.shape.get("context", 1)
+    return jnp.pad(x, [(0, spare if i == axis else 0) for i in range(x.ndim)]) if spare else x
+
+
+def divided() -> bool:
+    """Whether what is compiled now will run on several devices."""
+    return _mesh() is not None
+
+
+def spec(name: str, shape: tuple[int, ...]) -> PartitionSpec:
+    """How an activation lies on the mesh in effect, which there must be."""
+    return _spec(ACTIVATIONS[name], shape, jax.sharding.get_abstract_mesh())
+
+
+def pinned(tree: Any) -> Any:
+    """Parameters, or a state made of such, laid out by the table; for results of `jax.jit`."""
+    mesh = _mesh()
+    if mesh is None:
+        return tree
+
+    def pin(path, leaf):
+        return jax.lax.with_sharding_constraint(leaf, _spec(_rule(path), leaf.shape, mesh))
+
+    return jax.tree.map_with_path(pin, tree)
+
+
+def gathered(params: Any, network: str) -> Any:
+    """The parameters of a network as it uses them: whole along `fsdp`, their gradients divided.
+
+    Stacks of layers are left to `gathered_layer`, one layer at a time, and the text encoder's table
+    stays where it is, since few of its rows are used.
+    """
+
+    def gather(path, leaf):
+        keep = re.search(rf"/{_STACKS}/|/embedding$", f"{network}/{_name(path)}")
+        return leaf if keep else _relaid(leaf, _rule(path, network))
+
+    return params if _mesh() is None else jax.tree.map_with_path(gather, params)
+
+
+def gathered_layer(layer: Any, stack: str, dtype: jax.typing.DTypeLike) -> Any:
+    """The same for one layer of the stack of that name, sent as what it is used in."""
+
+    def gather(path, leaf):
+        rule = _rule(path, stack)[1:]
+        return _relaid(leaf.astype(dtype) if FSDP in rule else leaf, rule)
+
+    return layer if _mesh() is None else jax.tree.map_with_path(gather, layer)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Where the table puts parameters, or a state made of such."""
+
+    def place(path, leaf):
+        return NamedSharding(mesh, _spec(_rule(path), jnp.shape(leaf), mesh))
+
+    return jax.tree.map_with_path(place, tree)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Parameters, or a state made of such, put where the table says."""
+    return jax.device_put(tree, shardings(tree, mesh))
+
+
+def undivided(params: Any, mesh: Mesh) -> list[str]:
+    """Says of every parameter that the table would divide further what keeps it from that."""
+    said = []
+    for path, leaf in jax.tree.leaves_with_path(params):
+        shape, rule = jnp.shape(leaf), _rule(path)
+        for size, wanted, got in zip(shape, rule, _spec(rule, shape, mesh), strict=False):
+            left = [a for a in wanted if mesh.shape.get(a, 1) > 1 and a not in (got or ())]
+            for axis in left:
+                said.append(
+                    f"{_name(path)} {list(shape)} is whole along {axis}: {size} is no multiple of "
+                    f"{math.prod(mesh.shape[a] for a in (*(got or ()), axis))}"
+                )
+    return said
+
+
+def _relaid(x: Array, rule: Axes) -> Array:
+    whole = tuple(tuple(axis for axis in wanted if axis != "fsdp") for wanted in rule)
+    mesh = jax.sharding.get_abstract_mesh()
+    return _constrain(x, _spec(whole, x.shape, mesh), _spec(rule, x.shape, mesh))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _constrain(x: Array, used: PartitionSpec, kept: PartitionSpec) -> Array:
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+_constrain.defvjp(
+    lambda x, used, kept: (_constrain(x, used, kept), None),
+    lambda used, kept, _, gradient: (jax.lax.with_sharding_constraint(gradient, kept),),
+)
+
+
+def _mesh() -> AbstractMesh | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def _name(path) -> str:
+    """The keys on the way to a parameter, without those of the optimizer or of flax around them."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
+def _rule(path, stack: str = "") -> Axes:
+    name = f"{stack}/{_name(path)}"
+    return next(axes for pattern, axes in PARAMETERS if re.search(pattern, name))
+
+
+def _spec(rule: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """The mesh axes of a rule that are there and divide."""
+    parts: list[tuple[str, ...] | None] = []
+    for size, wanted in zip(shape, rule, strict=False):
+        kept: tuple[str, ...] = ()
+        for axis in wanted:
+            count = math.prod(mesh.shape[a] for a in kept) * mesh.shape.get(axis, 1)
+            if mesh.shape.get(axis, 1) > 1 and size % count == 0:
+                kept += (axis,)
+        parts.append(kept or None)
+    return PartitionSpec(*parts)
