@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -301,8 +302,8 @@ def test_two_processes_train_as_one(tmp_path, port, monkeypatch, caplog):
     from vjax.training import start
 
     monkeypatch.setitem(start.TASKS, "vae", Brightness)
-    two = functools.partial(meshes.make_mesh, devices=jax.devices()[:2])
-    monkeypatch.setattr(meshes, "make_mesh", two)
+    on_two = functools.partial(meshes.make_mesh, devices=jax.devices()[:2])
+    monkeypatch.setattr(meshes, "make_mesh", on_two)
     caplog.set_level("INFO", "vjax")
     trainer.train(config(tmp_path / "one", checkpoint_every=2))
     losses = re.findall(r"step \d  loss \S+  gradient_norm \S+", caplog.text)

@@ -12,8 +12,17 @@ import pytest
 import tiny
 from jax.sharding import Mesh, PartitionSpec
 
-from vjax import models
-from vjax.config import Bucket, ConfigError, Group, MeshConfig, OptimizerConfig, RunConfig, Stage
+from vjax import flow, models, pipeline, sampler, solvers, timeline
+from vjax.config import (
+    Bucket,
+    ConfigError,
+    Group,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplerConfig,
+    Stage,
+)
 from vjax.models.attention import attention
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
@@ -200,6 +209,70 @@ def test_attention_to_a_text_exchanges_nothing():
         program = jax.jit(attention).lower(q, text, text).compile().as_text()
     for collective in ("all-to-all", "collective-permute", "all-gather", "all-reduce"):
         assert collective not in program
+
+
+# --- Sampling ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def sampled(config: MeshConfig | None) -> np.ndarray:
+    """Latents of four clips with guidance, some known, one of them anchored."""
+    pipe = pipeline.Pipeline(tiny.bundle(MODEL), mesh=config)
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    known = np.zeros((4, 3, 1, 5, 1), np.float32)
+    known[:, 0] = 1
+    known[:, 1, :, :3] = 0.5
+    condition = sampler.Condition(
+        source=normal(4, 3, 1, 5, 4),
+        strength=known,
+        anchors=normal(4, 1, 1, 5, 4),
+        positions=np.arange(12.0, dtype=np.float32).reshape(4, 3) % 3,
+        anchor_positions=np.full((4, 1), 5, np.float32),
+        text=normal(4, 6, 24),
+        negative=np.zeros((4, 6, 24), np.float32),
+    )
+    chosen = SamplerConfig(solver="euler", steps=2, guidance=3.0)
+    method = pipeline.Method(chosen, solvers.EULER, flow.schedule(2, 1.0))
+    noise, keys = pipe.noise(range(4), 0, (3, 1, 5, 4))
+    state = pipe.start(condition, noise, keys, method)
+    state = pipe.advance(condition, state, 0, 2, method)
+    return np.asarray(sampler.finish(condition, state))
+
+
+@pytest.mark.parametrize("config", PLAIN + BETWEEN, ids=name)
+def test_sampled_latents_are_those_of_one_device(config):
+    assert np.abs(sampled(None)[:, 1:]).std() > 0.1
+    close(sampled(config), sampled(None))
+
+
+def test_devices_share_the_rows_of_frames_in_the_vae():
+    alone, shared = (
+        pipeline.Pipeline(tiny.bundle(), mesh=mesh) for mesh in (None, MeshConfig(context=4))
+    )
+    video = tiny.clip(5)[None]
+    close(np.asarray(shared.encode(video)), np.asarray(alone.encode(video)))
+    latents = np.random.default_rng(0).normal(size=(1, 2, 4, 4, 4)).astype(np.float32)
+    frames = shared.decode(latents)
+    close(np.asarray(frames), np.asarray(alone.decode(latents)))
+    chunk, _ = shared.decode_next(latents[:, :1], None)
+    assert chunk.sharding.shard_shape(chunk.shape) == (1, 1, 8, 32, 3)
+
+
+def test_samples_that_devices_cannot_share_are_refused():
+    pipe = pipeline.Pipeline(tiny.bundle(), mesh=MeshConfig(data=8))
+    request = timeline.Timeline("a red circle")
+    message = r"8 devices \(mesh.data x mesh.fsdp\) cannot share 2 samples.*can be 1 or 2, and"
+    with pytest.raises(timeline.RequestError, match=message):
+        pipe(request)
+    with pytest.raises(timeline.RequestError, match=message):
+        pipe.stream(request)
+    with pytest.raises(timeline.RequestError, match="cannot share 4 samples"):
+        pipe.sample_batch([request] * 2, range(2))
+    pipe.check(request, at_once=4)
 
 
 # --- What cannot work ----------------------------------------------------------------------------

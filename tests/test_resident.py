@@ -169,7 +169,7 @@ def test_a_device_without_a_clip_that_can_be_cut_is_told_before_the_first_update
     monkeypatch.setattr(resident, "draw", drawn)
     stages = (Stage((Group((CLIPS, PICTURES)),), steps=4),)
     config, plan = dataclasses.replace(CONFIG, stages=stages), Plan(stages)
-    with contextlib.closing(Resident(config, plan, meshes.make_mesh(), None)) as kept:
+    with contextlib.closing(Resident(config, plan, meshes.make_mesh(MeshConfig()), None)) as kept:
         if whole:
             with pytest.raises(ConfigError, match=r"resident is 32, too few: .* no clip of 32x32"):
                 kept.wait(plan[0])
@@ -183,7 +183,9 @@ def test_arrivals_that_fit_no_block_keep_no_run_waiting(monkeypatch):
     for arrivals in ((9,), (0,) * 9):
         data, plan = DataConfig(resident=8, arrivals=arrivals), Plan(stages)
         config = dataclasses.replace(CONFIG, stages=stages, data=data)
-        with contextlib.closing(Resident(config, plan, meshes.make_mesh(), None)) as kept:
+        with contextlib.closing(
+            Resident(config, plan, meshes.make_mesh(MeshConfig()), None)
+        ) as kept:
             assert kept.wait(plan[0]) == 1
 
 
@@ -217,7 +219,7 @@ def test_a_process_that_is_killed_while_it_draws_ends_the_run_in_a_sentence(monk
     monkeypatch.setattr(resident.concurrent.futures, "ProcessPoolExecutor", in_a_thread)
     monkeypatch.setattr(resident, "draw", killed)
     plan, told = Plan(CONFIG.stages), "A process that drew clips was killed"
-    kept = Resident(CONFIG, plan, meshes.make_mesh(), None)
+    kept = Resident(CONFIG, plan, meshes.make_mesh(MeshConfig()), None)
     with contextlib.closing(kept), pytest.raises(ConfigError, match=told):
         kept.wait(plan[0])
 
@@ -233,7 +235,7 @@ def test_no_host_uses_a_block_that_another_lacks(monkeypatch):
 
     data = DataConfig(resident=32)
     config = dataclasses.replace(CONFIG, stages=stages, data=data, minutes=1.0)
-    plan, mesh = Plan(stages), meshes.make_mesh()
+    plan, mesh = Plan(stages), meshes.make_mesh(MeshConfig())
     with contextlib.closing(Resident(config, plan, mesh, tiny.tokenizer())) as kept:
         kept.thread.join()
         kept.least = least

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vjax import conditioning, flow, planning, progress, sampler, solvers, validation, weights
-from vjax.config import SamplerConfig
+from vjax.config import MeshConfig, SamplerConfig
+from vjax.parallel import mesh as meshes
 from vjax.planning import Plan, Segment, Window
 from vjax.stages import Stages
 from vjax.timeline import RequestError, Timeline
@@ -21,16 +22,19 @@ class SamplingError(ValueError):
     """What was made holds numbers that are none; the message says what may help."""
 
 
-def load(name: str | os.PathLike = "default", dtype: str | None = None) -> "Pipeline":
+def load(
+    name: str | os.PathLike = "default", dtype: str | None = None, mesh: MeshConfig | None = None
+) -> "Pipeline":
     """A model that is ready to use: the name of one that ships in the package, or its directory.
 
     Args:
-        dtype: as in `Pipeline`.
+        dtype, mesh: as in `Pipeline`.
 
     Raises:
         BundleError: there is no such model, or its files do not fit it.
+        ConfigError: the devices cannot share it so.
     """
-    return Pipeline(weights.load(os.fspath(name)), dtype)
+    return Pipeline(weights.load(os.fspath(name)), dtype, mesh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,8 +168,14 @@ class Pipeline(Stages):
         Raises:
             RequestError: the model cannot make one of them, or not all at once.
         """
+        how: dict[str, Any] = {
+            "steps": steps,
+            "guidance": guidance,
+            "solver": solver,
+            "shift": shift,
+        }
         checked = [
-            self.check(each, seed=seed, steps=steps, guidance=guidance, solver=solver, shift=shift)
+            self.check(each, seed=seed, at_once=len(requests), **how)
             for each, seed in zip(requests, seeds, strict=True)
         ]
         plans, method = [plan for plan, _ in checked], checked[0][1]
@@ -209,6 +219,7 @@ class Pipeline(Stages):
         solver: str | None = None,
         shift: float | None = None,
         variations: int = 1,
+        at_once: int = 1,
     ) -> tuple[Plan, Method]:
         """Raises RequestError for what this model cannot make, before anything is computed."""
         if not isinstance(timeline, Timeline | Plan):
@@ -231,6 +242,8 @@ class Pipeline(Stages):
             config = validation.from_dict(SamplerConfig, used)
             method = solvers.SOLVERS[config.solver]
             sampler.check(method, plan.canvas.strength)
+            if self.mesh is not None:
+                meshes.check_samples(self.mesh, at_once * (1 if config.guidance == 1 else 2))
         except ValueError as error:
             raise RequestError(str(error)) from error
         times = flow.schedule(config.steps, config.shift)

@@ -1,7 +1,7 @@
 """The three networks of a loaded model, each stage a jitted function that can be called alone."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from vjax import models, sampler, weights
-from vjax.config import DiTConfig
+from vjax.config import DiTConfig, MeshConfig
 from vjax.models.vae import check_video, to_float
+from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
 from vjax.sampler import Condition
 from vjax.timeline import RequestError
 
@@ -73,10 +75,26 @@ def _advance(
     )
 
 
+def _on_mesh(stage: Callable) -> Callable:
+    """A stage whose programs are laid out over the mesh of its model, if it has one."""
+
+    @functools.wraps(stage)
+    def run(self, *args, **kwargs):
+        if self.mesh is None:
+            return stage(self, *args, **kwargs)
+        with meshes.use(self.mesh, self.mesh_config):
+            return stage(self, *args, **kwargs)
+
+    return run
+
+
 class Stages:
     """Texts to embeddings, pixels to latents, noise to latents, latents to pixels.
 
     Args:
+        mesh: how devices share the work: those along `data` and `fsdp` the samples, of which one
+            video with guidance is two, those along `context` the tokens, those along `tensor` the
+            heads. None: one device does it all.
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
             bfloat16 on accelerators, float32 on CPU. The VAE, times, noise, latents between
             steps and what stages take and give are float32: a frame has more levels than
@@ -84,9 +102,12 @@ class Stages:
 
     Raises:
         BundleError: a part is missing.
+        ConfigError: the devices cannot share this model so.
     """
 
-    def __init__(self, bundle: weights.Bundle, dtype: str | None = None):
+    def __init__(
+        self, bundle: weights.Bundle, dtype: str | None = None, mesh: MeshConfig | None = None
+    ):
         self.config, self.tokenizer = bundle.config, bundle.tokenizer
         for network in weights.NETWORKS:
             if network not in bundle.params:
@@ -99,13 +120,19 @@ class Stages:
             raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
         self.dtype = jnp.dtype(dtype)
         kept = dict.fromkeys(("dit", "text"), self.dtype) | {"vae": jnp.dtype("float32")}
-        self.params = jax.device_put(
-            {
-                network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
-                for network, params in bundle.params.items()
-            }
-        )
+        params = {
+            network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
+            for network, params in bundle.params.items()
+        }
+        self.mesh_config, self.mesh = mesh, None
+        if mesh is None:
+            self.params = jax.device_put(params)
+            return
+        self.mesh = meshes.make_mesh(mesh)
+        meshes.check(mesh, self.mesh, self.config)
+        self.params = rules.placed(params, self.mesh)
 
+    @_on_mesh
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
         """Text embeddings, zero after the end of each text."""
         if isinstance(prompts, str):
@@ -113,6 +140,7 @@ class Stages:
         ids, mask = self.tokenizer(prompts)
         return _embed(self.config.text, self.params["text"], ids, mask)
 
+    @_on_mesh
     def encode(
         self,
         video: Float[Array | np.ndarray, "B T H W 3"] | UInt8[Array | np.ndarray, "B T H W 3"],
@@ -131,6 +159,7 @@ class Stages:
             latents.append(z)
         return jnp.concatenate(latents, axis=1)
 
+    @_on_mesh
     def decode(self, z: Float[Array | np.ndarray, "B t h w C"]) -> Float[Array, "B T H W 3"]:
         """Normalised latents to video in [-1, 1], not clipped, one after another."""
         past, frames = None, []
@@ -140,6 +169,7 @@ class Stages:
             frames.append(chunk)
         return jnp.concatenate(frames, axis=1)
 
+    @_on_mesh
     def velocity(
         self,
         z: Float[Array, "B t h w C"],
@@ -150,16 +180,19 @@ class Stages:
         positions = jnp.arange(z.shape[1], dtype=jnp.float32)
         return _velocity(self.config.dit, self.params["dit"], z, t, text, positions, self.dtype)
 
+    @_on_mesh
     def noise(
         self, seeds: Sequence[int], window: int, shape: tuple[int, ...]
     ) -> tuple[Float[Array, "B t h w C"], Key[Array, " B"]]:
         """What a window of videos starts from, and their keys for noise on the way."""
         return _noise(np.asarray(seeds, np.uint32), np.uint32(window), shape)
 
+    @_on_mesh
     def start(self, condition: Condition, noise: Float[Array, "B t h w C"], keys, method) -> Any:
         """The solver's state before the first step, see `sampler.start`."""
         return _start(condition, noise, method.times[0], keys, method.solver)
 
+    @_on_mesh
     def advance(self, condition: Condition, state: Any, begin, end, method) -> Any:
         """The state after steps `begin` to `end` - 1, see `sampler.advance`; donates the state."""
         return _advance(
@@ -176,6 +209,7 @@ class Stages:
             self.dtype,
         )
 
+    @_on_mesh
     def decode_next(
         self, latents: Float[np.ndarray, "B 1 h w C"], past: Any
     ) -> tuple[UInt8[Array, "B T H W 3"], Any]:

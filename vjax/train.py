@@ -23,9 +23,8 @@ from vjax import runtime, validation, weights
 from vjax.config import ConfigError, Group, RunConfig
 from vjax.data.loader import Stream
 from vjax.data.resident import Resident
-from vjax.parallel import cluster
+from vjax.parallel import cluster, rules
 from vjax.parallel import mesh as meshes
-from vjax.parallel import rules
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
 from vjax.training.figures import Figures

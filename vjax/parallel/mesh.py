@@ -70,6 +70,17 @@ def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:
             )
 
 
+def check_samples(mesh: Mesh, count: int) -> None:
+    """Raises ConfigError where the devices cannot share what a network samples at once."""
+    if count % shares(mesh):
+        fitting = [n for n in _divisors(count) if mesh.size % n == 0]
+        raise ConfigError(
+            f"{shares(mesh)} devices (mesh.data x mesh.fsdp) cannot share {count} samples, where "
+            f"guidance makes two of each: they can be {_either(fitting)}, and the others share "
+            "tokens (mesh.context) or heads (mesh.tensor)."
+        )
+
+
 def describe(mesh: Mesh) -> str:
     """The number of devices and how they are divided, for people."""
     sizes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]

@@ -43,6 +43,7 @@ PARAMETERS: tuple[tuple[str, Axes], ...] = (
 
 ACTIVATIONS: dict[str, Axes] = {
     "clips": (CLIPS,),  # [B …] video, latents, texts and all else that is one a clip
+    "frames": (CLIPS, WHOLE, CONTEXT),  # [B T H W C] inside the VAE
     "tokens": (CLIPS, WHOLE, CONTEXT),  # [B F P …] frames, positions in each
     "token heads": (CLIPS, WHOLE, CONTEXT, TENSOR),  # [B F P K D]
     "heads": (CLIPS, WHOLE, TENSOR),  # [B S K D] of a text, or of pixels
