@@ -389,9 +389,12 @@ def test_a_second_run_is_refused_and_a_run_can_be_stopped(cloud):
     hosts = [cloud.host(worker, "exec sleep 100") for worker in range(2)]
     for host in hosts:
         subprocess.run([host / "tpu_scripts" / "host.sh", "start", "vjax.train"], check=True)
-    second = cloud("run demo -- vjax.train config.py")  # and stops what it could not start beside
+    second = cloud("run demo -- vjax.train config.py")
     assert second.returncode == 1
     assert "A run is going on here already" in second.stderr
+    for host in hosts:  # it goes on
+        assert not (host / ".run" / "status").exists()
+    assert cloud("run demo --stop").returncode == 0
     assert cloud("run demo --follow").returncode == 143
 
 

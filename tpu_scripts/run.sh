@@ -27,8 +27,8 @@ if [ -z "$follow" ]; then
   [[ ${module[0]-} == vjax.* ]] || die "A module of vjax is missing: -- vjax.train configs/FILE.py"
   for word in "${module[@]}"; do [ -n "$word" ] || die "An argument of ${module[0]} is empty."; done
   if ! on_all "$on_host start $(words "${module[@]}")"; then
-    say "It did not start on every host: it is stopped on the others."
-    on_all "$on_host stop" || true
+    say "It did not start on every host. Where it did, it ends by itself if the others do not come;" \
+      "at once: tpu_scripts/run.sh $(where) --stop"
     exit 1
   fi
 fi

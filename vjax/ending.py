@@ -25,9 +25,17 @@ def status(interrupt: KeyboardInterrupt) -> int:
     return 143 if isinstance(interrupt, Terminated) else 130
 
 
+def comes_again(number: int, frame: FrameType | None) -> bool:
+    """Whether what is raised at this place would be lost; then the signal comes once more.
+
+    JAX has a callback for when memory is collected, and drops what is raised in it.
+    """
+    if frame is None or frame.f_code.co_name != "_xla_gc_callback":
+        return False
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    return True
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
-        # JAX runs it while memory is collected, and what is raised there is lost: once more, then.
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-        return
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    if not comes_again(number, frame):
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -33,9 +33,8 @@ class CaptionedWorld(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The vocabulary of vjax 0.1."}  # noqa: RUF012
-    pkg_dir_path = pathlib.Path(
-        __file__
-    ).parent  # or it is looked for, which `__main__` has none of
+    # Or it is looked for, in a package that `__main__` has none of.
+    pkg_dir_path = pathlib.Path(__file__).parent
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ Byte-level BPE: any text has ids, and what captions say often has few.
 """
 
 import argparse
+import errno
+import os
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -65,9 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--vocab", type=int, default=1024, help="tokens at most (1024)")
     parser.add_argument("--captions", type=int, default=20_000, help="to learn from (20000)")
     options = parser.parse_args(arguments)
+    file = pathlib.Path(options.out)
     try:
-        with pathlib.Path(options.out).open("x", encoding="utf-8") as file:
-            file.write(learn(captions(options.captions), options.vocab))
+        if file.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        rules = learn(captions(options.captions), options.vocab)
+        with file.open("x", encoding="utf-8") as written:
+            written.write(rules)
     except OSError as error:
         print(f"vjax.data.tokenizer: {options.out}: {error.strerror}.", file=sys.stderr)
         return 1

@@ -198,17 +198,18 @@ def _place() -> tuple[str, int, int]:
     # JAX's own search, which has no public way in that does not start it at once.
     from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, GkeTpuCluster
 
+    kinds = (GkeTpuCluster, GceTpuCluster)
     try:
-        kinds = (GkeTpuCluster, GceTpuCluster)
         found = next((kind for kind in kinds if kind.is_env_present()), None)
+    except OSError:  # a TPU that is none of Google Cloud
+        return "", 1, 0
+    try:
         if found is None or (count := found.get_process_count()) == 1:
             return "", 1, 0
         port = os.environ.get("JAX_COORDINATOR_PORT")
         address = found.get_coordinator_address(int(_seconds()), port)
         return address, count, found.get_process_id()
-    except OSError:  # a TPU that is none of Google Cloud
-        return "", 1, 0
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"The hosts of this slice cannot be told: {error}. Set {', '.join(_BY_HAND)} on each."
         ) from error

@@ -38,14 +38,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     sizes = (data, config.fsdp, config.context, config.tensor)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES)
     if data % slices:
         raise ConfigError(
             f"The devices are in {slices} slices, which mesh.data={data} must be a multiple of: "
             "only data goes over the network between slices."
         )
     inside = (data // slices, *sizes[1:])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices), AXES)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES)
 
 
 def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 from vjax.config import ConfigError
+from vjax.ending import comes_again
 
 
 class Stopped(Exception):
@@ -95,12 +96,14 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, _):
+    def _note(self, number, frame):
+        if comes_again(number, frame):
+            return
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.requested:
             # Written at once, since a log may be in the middle of a line.
-            os.write(2, b"Stopping after this step; what was reached is saved first.\n")
+            os.write(2, b"Stopping ...\n")
         self.number = number
         if self._breaks_off:
             self._breaks_off = False
