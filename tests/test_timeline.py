@@ -178,9 +178,9 @@ def test_what_cannot_be_made_is_refused_with_what_can(timeline, message):
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        ([(0, 34)], "0 to 33"),
-        ([(5, 5)], "0 to 33"),
-        ([(-34, 2)], "0 to 33"),
+        ([(0, 34)], "33 frames end at 33"),
+        ([(5, 5)], "33 frames end at 33"),
+        ([(-34, 2)], "33 frames end at 33"),
         ([(0, 33)], "nothing is left"),
         ([], "at least one range"),
     ],
