@@ -1,68 +1,54 @@
-"""The stages of a run unrolled: which group each update takes, its rate, and its average."""
+"""Plans of slices that are not there."""
 
-import dataclasses
+import json
+import pathlib
 
 import pytest
 
-from vjax.config import Bucket, ConfigError, Group, Stage
-from vjax.training.plan import Plan, learning_rate
+from vjax import plan
+from vjax.config import ConfigError
+from vjax.parallel import slices
 
-CLIPS = Bucket(frames=5, height=64, width=64, batch=8)
-PICTURES = Bucket(frames=1, height=64, width=64, batch=24)
-GROUPS = (Group((CLIPS,), share=3), Group((PICTURES, CLIPS), share=1))
-
-
-def test_every_group_gets_its_share_evenly_spread():
-    plan = Plan((Stage(GROUPS, steps=100),))
-    order = [plan[step].group for step in range(100)]
-    for start in range(0, 100, 4):
-        assert sorted(order[start : start + 4].count(group) for group in GROUPS) == [1, 3]
-    rare = (Group((CLIPS,), share=0.999), Group((PICTURES,), share=0.001))
-    plan = Plan((Stage(rare, steps=1000),))
-    assert [plan[step].group for step in range(1000)].count(rare[1]) == 1
+CONFIG = str(pathlib.Path(__file__).parent.parent / "configs" / "world_dit.py")
 
 
-def test_a_group_that_would_never_come_is_named(caplog):
-    rare = (Group((CLIPS,), share=0.999), Group((PICTURES,), share=0.001))
-    Plan((Stage(GROUPS, steps=10), Stage(rare, steps=100)))
-    assert "stages.1 has 100 steps, too few for its group 1" in caplog.text
-    with pytest.raises(ConfigError, match="more than 0"):
-        Plan((Stage((Group((CLIPS,), share=0),), steps=10),))
-    with pytest.raises(ConfigError, match="groups with buckets"):
-        Plan((Stage((Group(()),), steps=10),))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v9:2x2", "choose from v5e, v5p, v6e, tpu7x"),
+        ("v5e", "A slice of v5e is one such as v5e:4x4"),
+        ("v5p:4x4", "A slice of v5p is one such as v5p:2x4x4"),
+        ("v5e:0x", "one such as"),
+    ],
+)
+def test_what_is_no_slice_is_answered_with_one(name, message):
+    with pytest.raises(ConfigError, match=message):
+        slices.parse(name)
 
 
-def test_clips_are_counted_across_stages():
-    plan = Plan((Stage(GROUPS, steps=6), Stage(GROUPS[1:], steps=3)))
-    assert plan.steps == 9
-    taken = 0
-    for step in range(9):
-        assert plan[step].first_clip == taken
-        taken += sum(bucket.batch for bucket in plan[step].group.buckets)
-    assert [plan[step].stage for step in (5, 6)] == list(plan.stages)
+def test_what_cannot_be_planned_is_one_line(capsys):
+    assert plan.main([CONFIG, "--slice", "v9:2x2"]) == 2
+    assert plan.main(["nowhere", "--slice", "v5e:1x1"]) == 2
+    assert plan.main([CONFIG, "--slice", "v5e:1x1", "--stepz=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 3
 
 
-def test_the_rate_rises_stays_and_falls_to_zero():
-    stage = Stage(GROUPS, steps=100, learning_rate=2.0, warmup=4, decay_from=0.6)
-    rates = [learning_rate(stage, step) for step in range(100)]
-    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert rates[59] == rates[60] == 2.0
-    assert rates[80] == pytest.approx(1.0)
-    assert rates[99] == pytest.approx(2.0 / 40)
-    for other in (
-        dataclasses.replace(stage, steps=2),
-        dataclasses.replace(stage, decay_from=0.0),
-        dataclasses.replace(stage, warmup=0, decay_from=1.0),
-    ):
-        found = [learning_rate(other, step) for step in range(other.steps)]
-        assert max(found) <= 2.0
-        assert min(found) > 0
-
-
-def test_a_stage_goes_on_or_starts_from_the_average():
-    stage = Stage(GROUPS, steps=50, ema=0.8)
-    plan = Plan((stage, stage, dataclasses.replace(stage, restart=True)))
-    assert [step for step in range(150) if plan[step].restart] == [100]
-    assert plan[0].ema == plan[100].ema == 0.1
-    assert plan[50].ema == plan[80].ema == 0.8  # the average has long begun
-    assert not Plan((dataclasses.replace(stage, restart=True),))[0].restart
+def test_a_training_step_and_a_video_are_compiled_for_a_slice(capsys):
+    pytest.importorskip("libtpu", reason="the TPU's compiler is not here")
+    bucket = {"frames": 5, "height": 64, "width": 64, "batch": 8}
+    stages = f"({{'groups': ({{'buckets': ({bucket},)}},), 'steps': 1}},)"
+    asked = [CONFIG, "--slice", "v5e:2x2", "--mesh.fsdp=4", "--vae=default", "--json"]
+    assert plan.main([*asked, f"--stages={stages}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    *gradients, optimizer = found["programs"]
+    assert optimizer["name"] == "optimizer"
+    for program in gradients:
+        # What the compiler made of it computes what is counted by hand, and the VAE's part.
+        assert program["model_flops"] < program["compiled_flops"]
+        assert program["collectives"]["all-gather"] > 0
+        assert 0 < sum(program["bytes"].values()) < found["memory_bytes"]
+    assert plan.main(["default", "--slice", "v5e:1x1", "--json"]) == 0
+    _, steps, _ = json.loads(capsys.readouterr().out)["programs"]
+    assert steps["collectives"] == {}
+    assert steps["compiled_flops"] < 1.1 * steps["model_flops"]

@@ -138,13 +138,17 @@ class DiTTask(Task):
     def flops(self, bucket: Bucket) -> int:
         """Those of the DiT and the text encoder, without recomputation and encoding of clips."""
         model = self.config.model
-        ratio, (_, ph, pw) = model.vae.spatial_ratio, model.dit.patch
-        frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio + bucket.anchors
-        tokens = frames * (bucket.height // ratio // ph) * (bucket.width // ratio // pw)
         length = model.text.max_length
         # A backward pass costs twice the forward one; a frozen text encoder has none.
         text = (3 if "text" in self.trained else 1) * flops.text_flops(model.text, length)
-        return bucket.batch * (3 * flops.dit_flops(model.dit, tokens, length) + text)
+        return bucket.batch * (3 * flops.dit_flops(model.dit, self.tokens(bucket), length) + text)
+
+    def tokens(self, bucket: Bucket) -> int:
+        """How many the DiT sees of each clip."""
+        model = self.config.model
+        ratio, (_, ph, pw) = model.vae.spatial_ratio, model.dit.patch
+        frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio + bucket.anchors
+        return frames * (bucket.height // ratio // ph) * (bucket.width // ratio // pw)
 
     def check_preview(self, tokenizer: Tokenizer | None) -> None:
         """Raises ConfigError for a prompt, a shape or a solver that cannot be sampled."""
