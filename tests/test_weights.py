@@ -161,10 +161,11 @@ def test_a_fingerprint_is_of_all_that_decides_a_result(bundle):
         (bundle / name).write_bytes(content)
     assert weights.fingerprint(str(bundle)) == first
     vae = dataclasses.replace(tiny.MODEL.vae, latents_std=(2.0,) * tiny.MODEL.vae.z_dim)
-    for model in (tiny.model(vae=vae), tiny.model(fps=tiny.MODEL.fps + 1)):
+    changes: tuple = ({"vae": vae}, {"fps": tiny.MODEL.fps + 1}, {"max_frames": 33})
+    for model in (tiny.model(**change) for change in changes):
         weights.save(bundle, tiny.bundle(model), dtype="float32")
         seen.add(weights.fingerprint(str(bundle)))
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 @pytest.fixture(params=["at once", "in two steps"])

@@ -276,13 +276,12 @@ class _Meter:
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
-        self.announced: set[Group] = set()
-        self.compiled: set[Group] = set()
+        self.began: dict[Group, int] = {}  # the step at which each group was compiled
 
     def announce(self, update: Update):
         """Says why the first update of a group takes long."""
-        if update.group not in self.announced:
-            self.announced.add(update.group)
+        if update.group not in self.began:
+            self.began[update.group] = update.step
             shapes = (f"{b.batch} x {b.frames}x{b.height}x{b.width}" for b in update.group.buckets)
             log.info("step %d  compiling %s …", update.step + 1, ", ".join(shapes))
 
@@ -305,9 +304,7 @@ class _Meter:
         flops = sum(self.task.flops(bucket) for bucket in group.buckets)
         sample = np.array([seconds, clips, flops, min(self.waited, seconds)])
         self.waited = 0.0
-        if group not in self.compiled:  # a group's first update compiles: it says nothing of speed
-            self.compiled.add(group)
-        else:
+        if update.step != self.began[group]:  # where a group is compiled says nothing of speed
             self.speed = sample if self.speed is None else 0.95 * self.speed + 0.05 * sample
         if self.speed is None:
             return entry

@@ -153,6 +153,9 @@ def sampling(
     def array(*shape: int, kind=jnp.float32):
         return jax.ShapeDtypeStruct(shape, kind, sharding=whole)
 
+    def everywhere(tree):
+        return jax.tree.map(lambda x: array(*x.shape, kind=x.dtype), tree)
+
     def network(name: str, kind):
         params = {name: models.abstract(getattr(model, name))}
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, kind), params)
@@ -177,7 +180,7 @@ def sampling(
     state = jax.eval_shape(
         functools.partial(stages._start, solver=solver), condition, array(1, *shape), array(), keys
     )
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+    state = everywhere(state)
     tokens = math.prod(shape[:3]) // (model.dit.patch[1] * model.dit.patch[2])
     branches = 1 if sampler.guidance == 1 else 2
     compiled = functools.partial(_compiled, slice_size=slice_size, mesh=mesh, say=say)
@@ -202,7 +205,7 @@ def sampling(
     first = functools.partial(stages._decode, vae, dtype=jnp.uint8)
     latent = array(1, 1, *shape[1:])
     _, past = jax.eval_shape(first, decoder, latent, None)
-    past = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), past)
+    past = everywhere(past)
     decode = functools.partial(stages._decode.lower, vae, decoder, latent, past, jnp.uint8)
     embed = functools.partial(
         stages._embed.lower,
