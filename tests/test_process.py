@@ -39,14 +39,17 @@ def test_a_process_that_is_killed_lets_go(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_remembered_and_only_breaks_off_what_may_be(number, status):
+@pytest.mark.parametrize(
+    ("number", "saved", "status"),
+    [(signal.SIGTERM, True, 0), (signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)],
+)
+def test_a_signal_is_remembered_and_only_breaks_off_what_may_be(number, saved, status):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert not stop.requested
         with pytest.raises(Interrupt), stop.breaks_off():
             signal.raise_signal(number)
-        assert (stop.requested, stop.status) == (True, status)
+        assert (stop.requested, stop.status(saved)) == (True, status)
         with pytest.raises(Interrupt), stop.breaks_off():
             pytest.fail("a signal came before")
     with StopSignal() as stop:
@@ -66,4 +69,11 @@ def test_a_signal_to_any_process_is_heard_by_all_and_none_is_lost():
         assert stop.heard(lambda number: number)
     with StopSignal() as stop:
         assert stop.heard(lambda number: signal.SIGINT)
-        assert stop.status == 130
+        assert stop.status(saved=True) == 130
+
+
+def test_a_script_that_starts_a_preempted_run_again_is_told_by_the_status(monkeypatch):
+    monkeypatch.setenv("VJAX_PREEMPTED_STATUS", "75")
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert (stop.status(saved=True), stop.status(saved=False)) == (75, 143)

@@ -429,6 +429,23 @@ def test_all_hosts_start_again_where_one_fails_on_a_slice_that_stays(cloud):
     assert "may not start again" in run.stderr
 
 
+def test_a_preempted_run_goes_on_where_its_slice_stayed_and_one_stopped_by_hand_does_not(cloud):
+    for worker in range(2):
+        cloud.host(worker, '[ -e tried ] && exit 0; touch tried; exit "$VJAX_PREEMPTED_STATUS"')
+    watch = "watch demo --slice v5e:4x4 --share gs://bucket --restarts 0 -- vjax.train config.py"
+    run = cloud(watch, states="ACTIVE")
+    assert run.returncode == 0, run.stderr
+    assert "was preempted and has saved: it goes on" in run.stderr
+    for worker in range(2):
+        checkout = cloud.directory / f"demo-w{worker}" / "vjax"
+        (checkout / ".venv" / "bin" / "python").write_text(
+            '#!/usr/bin/env bash\ntouch .run/stopped; exit "$VJAX_PREEMPTED_STATUS"\n'
+        )
+    run = cloud(watch, states="ACTIVE")
+    assert run.returncode == 143
+    assert "The run was stopped by hand (143)" in run.stderr
+
+
 # --- GKE -----------------------------------------------------------------------------------------
 
 

@@ -98,13 +98,14 @@ case $action in
       export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$mounted/compiled}
     fi
     export VJAX_START_SECONDS=${VJAX_START_SECONDS:-600} # hosts come up one after another
+    export VJAX_PREEMPTED_STATUS=${VJAX_PREEMPTED_STATUS:-75} # saved, and not at its end: start it again
     export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} # never a quiet run on the CPU
     if [ -n "$dry_run" ]; then run "$python" -m "$@"; else exec "$python" -m "$@"; fi
     ;;
   start)
     if running; then fail "A run is going on here already: run.sh NAME --stop ends it."; fi
     mkdir -p "$state"
-    rm -f "$state/status" "$state/pid"
+    rm -f "$state/status" "$state/pid" "$state/stopped"
     # shellcheck disable=SC2016 # the inner shell expands it
     setsid nohup bash -c '
       tpu_scripts/host.sh exec "$@" & echo $! > .run/pid; wait $!; echo $? > .run/new; mv .run/new .run/status
@@ -120,12 +121,18 @@ case $action in
     while running; do sleep 1; done
     for _ in 1 2 3 4 5 6 7 8 9 10; do [ -f "$state/status" ] || sleep 0.2; done
     status=$(cat "$state/status" 2>/dev/null || echo 137) # killed, with all that watched it
+    if [ "$status" -eq 75 ] && [ -f "$state/stopped" ]; then status=143; fi # by hand, no preemption
     if [ "$status" -ne 0 ]; then
       echo "$(hostname) ended with $status:" >&2
       tail -n 20 "$state/log" >&2
     fi
     exit "$status"
     ;;
-  stop) if running; then kill -TERM "$(cat "$state/pid")"; fi ;;
+  stop)
+    if running; then
+      touch "$state/stopped"
+      kill -TERM "$(cat "$state/pid")"
+    fi
+    ;;
   *) fail "install, exec, start, follow, wait or stop is needed, not ${action:-nothing}." ;;
 esac

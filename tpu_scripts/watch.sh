@@ -67,6 +67,10 @@ while :; do
         say "The run was stopped by hand ($status)."
         exit "$status"
         ;;
+      75)
+        say "The run was preempted and has saved: it goes on."
+        continue
+        ;;
     esac
     if [ "$restarts" -eq 0 ]; then
       say "The run ended with $status and may not start again; see its log above."

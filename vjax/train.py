@@ -140,7 +140,7 @@ def _run(
                     data.wait(plan[start])
             except Interrupt:
                 raise Stopped(
-                    f"Stopped at step {start}, before the first update.", stop.status
+                    f"Stopped at step {start}, before the first update.", stop.status(saved=True)
                 ) from None
         while not over:
             update = plan[done]
@@ -185,13 +185,14 @@ def _run(
                 meter.pause()
             if stopped:
                 checkpoints.wait()
-                kept = "the same command goes on from there"
+                kept, saved = "the same command goes on from there", True
                 if config.minutes is not None:
                     kept = "its bundle is what was reached, since a run by the clock cannot go on"
+                    saved = False
                 elif not config.checkpoint_every:
-                    kept = "nothing was saved, since checkpoint_every is 0"
+                    kept, saved = "nothing was saved, since checkpoint_every is 0", False
                 processes.leave()
-                raise Stopped(f"Stopped at step {done}; {kept}.", stop.status)
+                raise Stopped(f"Stopped at step {done}; {kept}.", stop.status(saved))
         if done == start:  # the run had ended, but perhaps before its bundle was written
             _export(begin, run_dir, state, frozen)
 

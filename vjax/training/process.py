@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from vjax.config import ConfigError
 from vjax.ending import comes_again
 
+PREEMPTED = "VJAX_PREEMPTED_STATUS"  # the variable that says what to end with then
+
 
 class Stopped(Exception):
     """A signal ended the run before its last step.
 
     Args:
-        status: what the process should end with, so that `train && …` goes no further.
+        status: what the process should end with.
     """
 
     def __init__(self, message: str, status: int):
@@ -60,9 +62,19 @@ class StopSignal:
         """Whether a signal came."""
         return self.number is not None
 
-    @property
-    def status(self) -> int:
-        """The exit status of a process that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
+    def status(self, saved: bool) -> int:
+        """What a process that a signal ended ends with.
+
+        SIGTERM is how a preemption is told, and so how a run goes on elsewhere: 0, or what
+        VJAX_PREEMPTED_STATUS says, by which a script that starts it again knows that it has not
+        ended. 130 after Ctrl-C, as everywhere.
+
+        Args:
+            saved: whether the same command goes on from where it stopped; 143 if not.
+        """
+        if self.number == signal.SIGTERM and saved:
+            text = os.environ.get(PREEMPTED, "")
+            return int(text) if text.isdecimal() and int(text) < 256 else 0
         return 128 + self.number
 
     def heard(self, most: Callable[[int], int]) -> bool:
