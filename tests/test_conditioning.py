@@ -12,7 +12,7 @@ import tiny
 import vjax
 from vjax import conditioning
 from vjax.pipeline import Pipeline
-from vjax.timeline import Timeline
+from vjax.timeline import Piece, Timeline
 
 
 @functools.cache
@@ -111,7 +111,7 @@ def test_partial_strength_is_one_value_per_token():
     strength[7, 8:16, 24:] = 0.25  # one frame of a latent's four decides, if it is the weakest
     strength[2, 3, 17] = 0  # and so does one pixel
     video = tiny.clip(9)
-    found = condition(Timeline("a", pixels=video, strength=strength), solver="euler")
+    found = condition(Timeline("a", (Piece(video, strength),)), solver="euler")
     expected = np.zeros((3, 4, 4))
     expected[1:, :, 2:] = 0.5
     expected[0] = 1

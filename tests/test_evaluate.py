@@ -51,7 +51,7 @@ def test_trials_are_the_same_in_every_run_and_differ_from_each_other():
         np.testing.assert_array_equal(again.truth, trial(name, 3).truth)
         assert (again.facts, again.seed) != (other.facts, other.seed)
     given = trial("extend before", 3)
-    np.testing.assert_array_equal(given.timeline.pixels, given.truth[given.given])
+    np.testing.assert_array_equal(given.timeline.pieces[0].pixels, given.truth[given.given])
 
 
 def test_prompts_say_which_way_a_thing_passes_behind_the_wall():

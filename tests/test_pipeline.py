@@ -16,7 +16,7 @@ from vjax import models, pipeline, stages, weights
 from vjax.models.dit import VideoDiT
 from vjax.pipeline import Pipeline
 from vjax.progress import Cancelled
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import Piece, RequestError, Timeline
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def test_a_batch_holds_what_its_requests_make_alone():
         assert np.abs(video.astype(int) - alone).max() <= 1
     extended = [vjax.extend(tiny.clip(5, seed=s), "red", seconds=0.5) for s in (0, 1)]
     for video, timeline in zip(pipe().sample_batch(extended, [3, 3]), extended, strict=True):
-        np.testing.assert_array_equal(video[:5], timeline.pixels)
+        np.testing.assert_array_equal(video[:5], timeline.pieces[0].pixels)
     with pytest.raises(RequestError, match="made at once have one size"):
         pipe().sample_batch([SHORT, extended[0]], [0, 1])
 
@@ -288,11 +288,11 @@ def test_a_request_with_nothing_to_make_returns_what_is_given():
 
 def test_partial_strength_departs_from_the_source():
     strength = np.full((5, 1, 1, 1), 0.5, np.float32)
-    timeline = Timeline("a red circle", pixels=tiny.clip(5), strength=strength)
+    timeline = Timeline("a red circle", (Piece(tiny.clip(5), strength),))
     with pytest.raises(RequestError, match="use euler or heun"):
         pipe()(timeline)
     one = pipe()(timeline, solver="euler")
-    other = Timeline("a red circle", pixels=tiny.clip(5, seed=2), strength=strength)
+    other = Timeline("a red circle", (Piece(tiny.clip(5, seed=2), strength),))
     assert not np.array_equal(pipe()(other, solver="euler"), one)
 
 

@@ -10,7 +10,7 @@ import tiny
 import vjax
 from vjax import planning
 from vjax.planning import Plan
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 MODEL = tiny.model(max_frames=33)  # 9 latents of 1 + 4 k frames; windows overlap by 2
 CONTEXT = 2
@@ -124,9 +124,15 @@ def test_gaps_that_are_far_apart_are_made_apart():
 
 def test_kept_pieces_say_where_they_come_from():
     found = plan(vjax.infill(tiny.clip(32), "a", keep=[(4, 8), (16, 32)]))
-    assert found.kept == (planning.Kept(0.5, 1.0, 0.5), planning.Kept(2.0, 4.0, 2.0))
+    assert found.kept == (planning.Kept(None, 0.5, 1.0, 0.5), planning.Kept(None, 2.0, 4.0, 2.0))
     found = plan(vjax.extend(tiny.clip(8), "a", seconds=2, before=True, fps=16))
-    assert found.kept == (planning.Kept(0.0, 1.0, 2.0),)
+    assert found.kept == (planning.Kept(None, 0.0, 1.0, 2.0),)
+    # A piece from the middle of a file goes with what is heard there.
+    film = (Piece(tiny.clip(4), sound="a", heard=3.0), Gap(1), Piece(tiny.clip(8), sound="b"))
+    assert plan(Timeline("a", film)).kept == (
+        planning.Kept("a", 3.0, 3.5, 0.0),
+        planning.Kept("b", 0.0, 1.0, 1.5),
+    )
     assert plan(vjax.text("a")).kept == ()
 
 

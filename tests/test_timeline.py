@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import vjax
-from vjax import timeline as timelines
+from vjax import canvas as canvases
 from vjax.config import DiTConfig, ModelConfig, VAEConfig
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 MODEL = ModelConfig(
     name="tiny",
@@ -29,8 +29,8 @@ def clip(frames: int, height: int = 96, width: int = 96) -> np.ndarray:
     return np.broadcast_to(ramp, (frames, height, width, 3)).copy()
 
 
-def canvas(timeline: Timeline) -> timelines.Canvas:
-    return timelines.on_canvas(timeline, MODEL)
+def canvas(timeline: Timeline) -> canvases.Canvas:
+    return canvases.on_canvas(timeline, MODEL)
 
 
 def shown(timeline: Timeline) -> list[int]:
@@ -52,7 +52,7 @@ def test_text_takes_the_native_shape_and_any_length():
     assert canvas(vjax.text("a", seconds=1.5, fps=12)).frames == 18
     assert canvas(vjax.text("a", seconds=0.001)).frames == 1
     # What is not known takes no memory.
-    assert canvas(vjax.text("a", seconds=600)).given.nbytes == 0
+    assert canvas(vjax.text("a", seconds=600)).given == ()
 
 
 def test_extend_keeps_the_given_frames_and_adds_the_seconds():
@@ -81,6 +81,38 @@ def test_frames_are_cut_inside_and_outside_of_the_canvas():
     assert strength[:, 0, 0, 0].tolist() == [0] * 6 + [1] * 5 + [0] * 3
     assert not found.cut(20, 22)[1].any()
     assert not found.cut(0, 3)[0].any()
+
+
+def test_pieces_lie_where_the_film_says():
+    def piece(number: int, count: int = 1, **fields) -> Piece:
+        return Piece(clip(count) + number, **fields)
+
+    def film(*items, **fields) -> list[int]:
+        return shown(Timeline("a", items, **fields))
+
+    ends = film(piece(1), Gap(), piece(2))
+    assert ends == [1, *[-1] * 31, 2]
+    assert film(Gap(), piece(1), piece(2), frames=4) == [-1, -1, 1, 2]
+    assert film(piece(1), Gap(0.125), piece(2, 2), Gap(), frames=7) == [1, -1, -1, 2, 3, -1, -1]
+    # Times of their own close the gap before them, and what floats in it lies at its end.
+    assert film(piece(1, at=0.125), piece(2, at=0.25)) == [-1, -1, 1, -1, 2]
+    assert film(Gap(), piece(1), piece(2, at=0.25), Gap(), frames=6) == [-1, -1, -1, 1, 2, -1]
+    for n in range(1, 7):
+        assert film(piece(1, at=n / 16), Gap(), frames=9).index(1) == n
+    assert film(piece(1, at=2.0), Gap()).index(1) == 32
+    assert len(film(piece(1, at=3.0), Gap())) == 49
+
+
+def test_pieces_of_other_shapes_are_fitted_alike():
+    film = (Piece(clip(1, 64, 64)), Gap(), Piece(clip(1, 64, 96)), Piece(clip(2), fps=8))
+    found = canvas(Timeline("a", film, size=(80, 96)))
+    assert [given.frames.shape for given in found.given] == [
+        (1, 96, 80, 3),
+        (1, 96, 80, 3),
+        (4, 96, 80, 3),
+    ]
+    assert [given.at for given in found.given] == [0, 28, 29]
+    assert len(found.notes) == 4
 
 
 # --- Frame rates ---------------------------------------------------------------------------------
@@ -127,19 +159,19 @@ def test_ranges_that_no_frame_shows_are_refused(keep, message):
 def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
     found = canvas(vjax.animate(clip(1, height, width)[0], "a"))
     assert (found.width, found.height, found.frames) == (*size, 33)
-    assert found.given.shape == (1, *size[::-1], 3)
+    assert found.given[0].frames.shape == (1, *size[::-1], 3)
     assert len(found.notes) == 1
 
 
 def test_a_resized_binary_mask_stays_binary():
     mask = np.zeros((2, 130, 130, 1), np.float32)
     mask[:, 31:77, 52:] = 1
-    found = canvas(Timeline("a", pixels=clip(2, 130, 130), strength=mask, size=(96, 96)))
-    assert set(np.unique(found.strength)) == {0.0, 1.0}
-    np.testing.assert_allclose(found.strength.mean(), mask.mean(), atol=0.01)
-    soft = canvas(Timeline("a", pixels=clip(2, 130, 130), strength=mask / 2, size=(96, 96)))
-    assert len(np.unique(soft.strength)) > 2
-    np.testing.assert_allclose(soft.strength.max(), 0.5, atol=0.07)
+    found = canvas(Timeline("a", (Piece(clip(2, 130, 130), mask),), size=(96, 96)))
+    assert set(np.unique(found.given[0].strength)) == {0.0, 1.0}
+    np.testing.assert_allclose(found.given[0].strength.mean(), mask.mean(), atol=0.01)
+    soft = canvas(Timeline("a", (Piece(clip(2, 130, 130), mask / 2),), size=(96, 96)))
+    assert len(np.unique(soft.given[0].strength)) > 2
+    np.testing.assert_allclose(soft.given[0].strength.max(), 0.5, atol=0.07)
 
 
 # --- Refusals ------------------------------------------------------------------------------------
@@ -167,7 +199,12 @@ def test_a_resized_binary_mask_stays_binary():
         (vjax.extend(clip(9), "a", frames=5), "no room"),
         (vjax.extend(clip(9), "a", fps_in=0), "rate of 0"),
         (vjax.extend(clip(1), "a", fps_in=-1), "rate of -1"),
-        (Timeline("a", after=math.nan, pixels=clip(1), strength=clip(1)[:, :1, :1, :1]), "added"),
+        (Timeline("a", (Piece(clip(1)), Gap(math.nan))), "added"),
+        (Timeline("a", (Gap(), Piece(clip(1)), Gap())), "Two gaps are open"),
+        (Timeline("a", (Piece(clip(4)), Piece(clip(1), at=0.1))), "0.25 is the first time"),
+        (Timeline("a", (Piece(clip(1), at=2), Gap()), frames=32), "1.9375 is the last time"),
+        (Timeline("a", (Piece(clip(1), at=-1),)), "it begins at 0"),
+        (Timeline("a", (Gap(5),), frames=3), "no room"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_what_can(timeline, message):
@@ -193,14 +230,12 @@ def test_bad_ranges_are_refused(keep, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pixels": clip(2)}, "with pixels needs strength too"),
-        ({"strength": np.ones((2, 1, 1, 1), np.float32)}, "with strength needs pixels too"),
         ({"pixels": clip(2), "strength": np.ones((3, 1, 1, 1))}, r"array \[2 1 1 1\] or \[2 96 96"),
         ({"pixels": clip(2), "strength": np.full((2, 1, 1, 1), 1.5)}, "from 1.5 to 1.5"),
         ({"pixels": clip(2), "strength": np.full((2, 1, 1, 1), np.nan)}, "from 0 .generate"),
         ({"pixels": clip(2)[..., :2], "strength": np.ones((2, 1, 1, 1))}, r"\[2, 96, 96, 2\]"),
     ],
 )
-def test_a_timeline_says_what_is_missing(fields, message):
+def test_a_piece_says_what_does_not_fit(fields, message):
     with pytest.raises(RequestError, match=message):
-        Timeline("a", **fields)
+        Piece(**fields)

@@ -147,9 +147,9 @@ def test_functions_make_timelines_and_refuse_unknown_options():
     ids=["uint8", "float64", "float32", "int64", "negative strides", "fortran", "read-only"],
 )
 def test_arrays_of_any_kind_are_the_same_frames(given):
-    timeline = vjax.extend(given, "a")
-    assert timeline.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(timeline.pixels, tiny.clip(3))
+    (piece,) = vjax.extend(given, "a").pieces
+    assert piece.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(piece.pixels, tiny.clip(3))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_other_arrays_are_refused(given, message):
 
 def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):
     video.write(tmp_path / "a.mp4", np.zeros((3, 720, 2560, 3), np.uint8), 8)
-    timeline = vjax.extend(tmp_path / "a.mp4", "a")
-    assert timeline.pixels.shape == (3, 360, 1280, 3)
-    assert any("2560x720" in note for note in timeline.notes)
-    assert vjax.animate(tmp_path / "a.mp4", "a").pixels.shape == (1, 360, 1280, 3)
+    (piece,) = vjax.extend(tmp_path / "a.mp4", "a").pieces
+    assert piece.pixels.shape == (3, 360, 1280, 3)
+    assert any("2560x720" in note for note in piece.notes)
+    assert vjax.animate(tmp_path / "a.mp4", "a").pieces[0].pixels.shape == (1, 360, 1280, 3)

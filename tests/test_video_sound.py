@@ -80,6 +80,25 @@ def test_pieces_are_placed_on_a_timeline():
     assert abs(loudness(early, 0.7) - loudness(sound, 0.2)) < 10
 
 
+def test_several_sounds_come_onto_one_timeline():
+    low, high = tone(2.0, 16_000, 1), tone(2.0, 48_000, 2)
+    found = video.arranged([(low, 0.5, 1.5, 0.0), (None, 0, 1, 1.0), (high, 1.0, 2.0, 2.0)], 3.0)
+    assert (found.rate, found.samples.shape) == (48_000, (144_000, 2))
+    for at, expected in ((0.3, loudness(low, 0.8)), (1.5, 0), (2.4, loudness(high, 1.4))):
+        assert abs(loudness(found, at) - expected) < 200
+    assert video.arranged([(None, 0, 1, 0)], 1.0) is None
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (48_000, 2)])
+def test_another_rate_moves_nothing(rate, channels):
+    beep = np.zeros((24_000, 1), np.int16)
+    beep[12_000:12_240] = 20_000
+    found = video.Sound(beep, 24_000).resampled(rate, channels)
+    assert abs(found.seconds - 1) < 0.002
+    loud = np.flatnonzero(np.abs(found.samples[:, 0].astype(int)) > 10_000) / rate
+    np.testing.assert_allclose([loud[0], loud[-1]], [0.5, 0.51], atol=0.001)
+
+
 def test_sound_of_many_channels_is_mixed_to_two_and_says_so(tmp_path):
     wave = tone(1.0).samples[:, 0].astype(np.float32) / 32768
     with av.open(str(tmp_path / "a.mkv"), "w") as out:

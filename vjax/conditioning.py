@@ -14,9 +14,9 @@ import numpy as np
 from einops import reduce, repeat
 from jaxtyping import Array, Float
 
+from vjax.canvas import Canvas
 from vjax.config import ModelConfig
 from vjax.sampler import Condition
-from vjax.timeline import Canvas
 
 
 def per_patch(

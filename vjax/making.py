@@ -65,7 +65,7 @@ def prepare(order: Order) -> Work:
     for request in order.requests:
         if plan is None:
             plan = pipe.plan(given)
-            sound = plan.sound and plan.sound.arrange(plan.kept, plan.frames / plan.fps)
+            sound = media.arranged(plan.kept, plan.frames / plan.fps)
         else:  # all share the given frames
             plan = planning.reworded(plan, request.prompt, pipe.config, pipe.tokenizer)
         _, method = pipe.check(plan, seed=order.seed, variations=order.variations, **order.sampling)

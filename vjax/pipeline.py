@@ -241,7 +241,8 @@ class Pipeline(Stages):
         try:
             config = validation.from_dict(SamplerConfig, used)
             method = solvers.SOLVERS[config.solver]
-            sampler.check(method, plan.canvas.strength)
+            for given in plan.canvas.given:
+                sampler.check(method, given.strength)
             if self.mesh is not None:
                 meshes.check_samples(self.mesh, at_once * (1 if config.guidance == 1 else 2))
         except ValueError as error:

@@ -12,10 +12,10 @@ import math
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-from vjax import timeline as timelines
+from vjax.canvas import Canvas, on_canvas, runs
 from vjax.config import ModelConfig
 from vjax.models.text import words_of
-from vjax.timeline import Canvas, RequestError, Timeline, runs
+from vjax.timeline import RequestError, Timeline
 from vjax.tokenizer import Tokenizer
 
 
@@ -46,8 +46,9 @@ class Segment:
 
 
 class Kept(NamedTuple):
-    """A piece of a source that is kept: its time there and in the result, in seconds."""
+    """A stretch of given frames that is kept, in seconds of their sound and of the result."""
 
+    sound: Any  # None: they have none
     start: float
     end: float
     at: float
@@ -83,17 +84,18 @@ class Plan:
         return sum(len(segment.windows) for segment in self.segments)
 
     @property
-    def sound(self) -> Any:
-        """The sound of the file that the kept frames come from; None where there is none."""
-        return self.timeline.sound
-
-    @property
     def kept(self) -> tuple[Kept, ...]:
-        """The pieces of the given video that are kept."""
-        at, fps = self.canvas.at, self.canvas.fps
+        """The stretches of given frames that are kept."""
+        fps = self.canvas.fps
         return tuple(
-            Kept((start - at) / fps, (stop - at) / fps, start / fps)
-            for start, stop in runs(self.canvas.known)
+            Kept(
+                given.piece.sound,
+                given.piece.heard + start / fps,
+                given.piece.heard + stop / fps,
+                (given.at + start) / fps,
+            )
+            for given in self.canvas.given
+            for start, stop in runs(given.whole)
         )
 
 
@@ -103,7 +105,7 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
     Raises:
         RequestError: the model cannot make it.
     """
-    canvas = timelines.on_canvas(timeline, model)
+    canvas = on_canvas(timeline, model)
     longest = latents_of(model.max_frames, model)
     if longest == 1 and canvas.frames > 1:
         raise RequestError(f"{model.name} makes pictures only: ask for 1 frame.")

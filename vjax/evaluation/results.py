@@ -53,7 +53,7 @@ class Results:
             if all(found[key] == value for key, value in self.key.items()):
                 place = (found["row"], found["answer"], found["index"])
                 self._scores[place] = {key: float(v) for key, v in found["scores"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # it was cut off where a run was killed, or is of another program: scored again
 
     def scores(self, row: str, answer: str, index: int) -> dict[str, float] | None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from vjax.timeline import Timeline
+from vjax.timeline import Gap, Timeline
 from vjax.verbs import media
 from vjax.verbs.request import Frames, Media, Option, Prompt, Request, Seconds
 
@@ -19,17 +19,14 @@ class Animate(Request):
     seconds: Seconds = None
 
     def timeline(self) -> Timeline:
-        given = media.read(self.image, first=True)
         return Timeline(
             self.prompt,
+            (media.read(self.image, first=True), Gap()),
             self.negative,
-            pixels=given.frames,
-            strength=given.kept(),
             frames=self.frames,
             seconds=self.seconds,
             size=self.size,
             fps=self.fps,
-            notes=given.notes,
         )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import Gap, RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.request import Media, Option, Prompt, Request
 
@@ -32,21 +32,14 @@ class Extend(Request):
 
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)
-        seconds = SECONDS if self.seconds is None and self.frames is None else self.seconds or 0.0
+        gap = Gap(SECONDS if self.seconds is None and self.frames is None else self.seconds)
         return Timeline(
             self.prompt,
+            (gap, given) if self.before else (given, gap),
             self.negative,
-            pixels=given.frames,
-            strength=given.kept(),
-            pixels_fps=given.fps,
-            before=seconds if self.before else 0.0,
-            after=0.0 if self.before else seconds,
             frames=self.frames,
-            at_end=self.before,
             size=self.size,
             fps=self.fps,
-            sound=given.sound,
-            notes=given.notes,
         )
 
 

@@ -29,7 +29,7 @@ class Infill(Request):
 
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)
-        count = len(given.frames)
+        count = len(given.pixels)
         kept = np.zeros(count, np.float32)
         for start, end in self.keep:
             first, last = (n + count if n < 0 else n for n in (start, end))
@@ -45,14 +45,10 @@ class Infill(Request):
             )
         return Timeline(
             self.prompt,
+            (dataclasses.replace(given, strength=kept[:, None, None, None]),),
             self.negative,
-            pixels=given.frames,
-            strength=kept[:, None, None, None],
-            pixels_fps=given.fps,
             size=self.size,
             fps=self.fps,
-            sound=given.sound,
-            notes=given.notes,
         )
 
 

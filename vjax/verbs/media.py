@@ -2,14 +2,14 @@
 
 import os
 
-from vjax.timeline import Given, as_frames
+from vjax.timeline import Piece, as_frames
 from vjax.verbs.request import Media
 
 LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
 
 
-def read(source: Media, fps: float | None = None, *, first: bool = False) -> Given:
-    """The frames of a file or an array.
+def read(source: Media, fps: float | None = None, *, first: bool = False) -> Piece:
+    """The frames of a file or an array, all of which are kept.
 
     Args:
         fps: their frame rate; None: the file's own, or the model's for an array.
@@ -33,6 +33,6 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Giv
 
         clip = video.read(source, size=bounded, frames=1 if first else None)
         rate = clip.fps if fps is None else fps
-        return Given(clip.frames, rate, clip.sound, (*clip.notes, *notes))
+        return Piece(clip.frames, fps=rate, sound=clip.sound, notes=(*clip.notes, *notes))
     frames = as_frames(source)
-    return Given(frames[:1] if first else frames, fps)
+    return Piece(frames[:1] if first else frames, fps=fps)

@@ -18,7 +18,7 @@ class Text(Request):
     def timeline(self) -> Timeline:
         return Timeline(
             self.prompt,
-            self.negative,
+            negative=self.negative,
             frames=self.frames,
             seconds=self.seconds,
             size=self.size,

@@ -25,7 +25,7 @@ from vjax.video.metadata import read_metadata
 from vjax.video.placing import free_path
 from vjax.video.reading import read, read_mask
 from vjax.video.sheet import contact_sheet
-from vjax.video.sound import Sound
+from vjax.video.sound import Sound, arranged
 from vjax.video.timing import resample
 from vjax.video.writing import Writer, write
 
@@ -34,6 +34,7 @@ __all__ = [
     "MediaError",
     "Sound",
     "Writer",
+    "arranged",
     "check_writable",
     "contact_sheet",
     "fit",

@@ -52,3 +52,35 @@ class Sound:
             result[at + skipped : at + skipped + len(piece)] += piece
         clipped = np.clip(np.rint(result), -32768, 32767)
         return Sound(clipped.astype(np.int16), self.rate)
+
+    def resampled(self, rate: int, channels: int) -> "Sound":
+        """The same at another rate; one channel is heard on all."""
+        samples = self.samples
+        if rate != self.rate:
+            import av
+
+            layout = "stereo" if samples.shape[1] == 2 else "mono"
+            frame = av.AudioFrame.from_ndarray(np.reshape(samples, (1, -1)), "s16", layout)
+            frame.rate = self.rate
+            resampler = av.AudioResampler("s16", layout, rate)
+            found = [*resampler.resample(frame), *resampler.resample(None)]
+            parts = [each.to_ndarray().reshape(-1, samples.shape[1]) for each in found]
+            samples = np.concatenate(parts)
+        return Sound(np.repeat(samples, channels // samples.shape[1], axis=1), rate)
+
+
+def arranged(
+    pieces: Sequence[tuple[Sound | None, float, float, float]], length: float
+) -> Sound | None:
+    """Pieces of several sounds on one timeline, see `Sound.arrange`; None where there is none."""
+    sounds = {id(sound): sound for sound, *_ in pieces if sound is not None}.values()
+    if not sounds:
+        return None
+    rate = max(sound.rate for sound in sounds)
+    channels = max(sound.samples.shape[1] for sound in sounds)
+    parts = []
+    for sound in sounds:
+        own = [(start, end, at) for each, start, end, at in pieces if each is sound]
+        parts.append(sound.resampled(rate, channels).arrange(own, length).samples)
+    total = np.sum(parts, axis=0, dtype=np.int32)
+    return Sound(np.clip(total, -32768, 32767).astype(np.int16), rate)

@@ -1,0 +1,307 @@
+"""A timeline in a model's terms: the size, the frame rate and the length of what will be made."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from vjax.config import ModelConfig
+from vjax.timeline import Gap, Piece, RequestError, Timeline
+
+LONGEST_SECONDS = 600  # of one result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """Frames of a canvas that are given, from one piece of a timeline."""
+
+    piece: Piece
+    at: int  # the frame that the first of them is
+    frames: UInt8[np.ndarray, "G H W 3"]
+    strength: Float[np.ndarray, "G #H #W 1"]
+
+    @property
+    def stop(self) -> int:
+        return self.at + len(self.frames)
+
+    @property
+    def whole(self) -> Bool[np.ndarray, " G"]:
+        """Which frames are kept whole."""
+        return np.all(self.strength >= 1, axis=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Canvas:
+    """What will be made and what is given of it. It holds no other frames."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+    given: tuple[Given, ...] = ()  # in their order; none lies over another
+    notes: tuple[str, ...] = ()  # what was done to the given frames, for the user
+
+    @property
+    def known(self) -> Bool[np.ndarray, " T"]:
+        """Which frames are given whole."""
+        known = np.zeros(self.frames, bool)
+        for each in self.given:
+            known[each.at : each.stop] = each.whole
+        return known
+
+    def partly_known(self, start: int, stop: int) -> bool:
+        """Whether any of the frames from `start` to `stop` - 1 is known in part only."""
+        return any(
+            ((strength > 0) & ~(strength >= 1).all(axis=(1, 2, 3), keepdims=True)).any()
+            for _, _, strength in self._within(start, stop)
+        )
+
+    def cut(
+        self, start: int, stop: int
+    ) -> tuple[UInt8[np.ndarray, "t H W 3"], Float[np.ndarray, "t #H #W 1"]]:
+        """The frames from `start` to `stop` - 1 and their strength: zeros where nothing is known.
+
+        They may lie outside of the canvas, where nothing is known either.
+        """
+        found = list(self._within(start, stop))
+        sides = max((strength.shape[1:3] for _, _, strength in found), default=(1, 1))
+        frames = np.zeros((stop - start, self.height, self.width, 3), np.uint8)
+        kept = np.zeros((stop - start, *sides, 1), np.float32)
+        for place, pixels, strength in found:
+            np.copyto(frames[place], pixels, where=strength > 0)
+            kept[place] = strength
+        return frames, kept
+
+    def _within(self, start: int, stop: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """What is given from `start` to `stop` - 1: where there, its frames and their strength."""
+        for each in self.given:
+            low, high = max(start, each.at), min(stop, each.stop)
+            if low < high:
+                inside = slice(low - each.at, high - each.at)
+                place = slice(low - start, high - start)
+                yield place, each.frames[inside], each.strength[inside]
+
+
+def size_step(model: ModelConfig) -> int:
+    """Width and height are multiples of this."""
+    return model.vae.spatial_ratio * max(model.dit.patch[1:])
+
+
+def check_size(model: ModelConfig, width: int, height: int) -> None:
+    """Raises RequestError for a size that the model cannot make, naming the nearest."""
+    step = size_step(model)
+    low, high = math.ceil(model.min_side / step) * step, model.max_side // step * step
+
+    def nearest(side: int) -> int:
+        return min(max(round(side / step) * step, low), high)
+
+    near = (nearest(width), nearest(height))
+    if (width, height) != near:
+        raise RequestError(
+            f"{model.name} cannot make {width}x{height}: sides are multiples of {step} from {low} "
+            f"to {high}. The nearest is {near[0]}x{near[1]}."
+        )
+
+
+def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """The model's size of about its native area whose shape is nearest to width : height."""
+    step = size_step(model)
+    area = model.width * model.height
+    best, smallest = (model.width, model.height), math.inf
+    for w in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
+        for h in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
+            if 0.75 * area <= w * h <= 1.25 * area:
+                shape = abs(math.log(w / h * height / width))
+                cost = shape + 0.1 * abs(math.log(w * h / area))
+                if cost < smallest:
+                    best, smallest = (w, h), cost
+    return best
+
+
+def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
+    """Puts a timeline into the terms of a model.
+
+    Raises:
+        RequestError: a size, length, time or frame rate that cannot be made.
+    """
+    if not timeline.prompt.strip():
+        raise RequestError("The prompt is empty: say what the video should show.")
+    fps = model.fps if timeline.fps is None else timeline.fps
+    if not 1 <= fps <= 120:
+        raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
+    length = _length(timeline, fps)
+    if timeline.size is not None:
+        width, height = timeline.size
+    elif timeline.pieces:
+        width, height = fitting_size(model, *timeline.pieces[0].pixels.shape[2:0:-1])
+    else:
+        width, height = model.width, model.height
+    check_size(model, width, height)
+    notes: list[str] = []
+    fitted = [_fitted(piece, model, width, height, fps, notes) for piece in timeline.pieces]
+    places, frames = _laid(
+        timeline.film, [len(given) for given, _ in fitted], fps, length, model.frames
+    )
+    _check_length(frames, fps)
+    given = tuple(
+        Given(piece, at, *each)
+        for piece, at, each in zip(timeline.pieces, places, fitted, strict=True)
+    )
+    return Canvas(frames, width, height, fps, given, tuple(dict.fromkeys(notes)))
+
+
+def _laid(
+    film: Sequence[Piece | Gap], counts: Sequence[int], fps: float, length: int | None, native: int
+) -> tuple[list[int], int]:
+    """The frame at which each piece begins, and how many frames there are in all.
+
+    Args:
+        counts: the frames of each piece.
+        length: of the result; None: that of the film, or `native` where a gap is open.
+    """
+    places: list[int] = []
+    end, floating = 0, None  # the end of what is laid; the first piece after an open gap
+    sizes = iter(counts)
+    for item in film:
+        if isinstance(item, Gap):
+            if item.seconds is not None:
+                end += _frames(item.seconds, fps)
+            elif floating is None:
+                floating = len(places)
+            else:
+                raise RequestError("Two gaps are open: say how long one of them is, in seconds.")
+            continue
+        count = next(sizes)
+        if item.at is not None:
+            at = _frame_at(item.at, fps)
+            if at < end:
+                raise RequestError(
+                    f"What is given at {item.at:g} seconds would begin before the end of what "
+                    f"comes before it: {end / fps:g} is the first time for it."
+                )
+            if floating is not None:
+                places[floating:] = [place + at - end for place in places[floating:]]
+                floating = None
+            end = at
+        places.append(end)
+        end += count
+    if length is None:
+        length = end if floating is None else max(end, native)
+    if length < end:
+        last = [item for item in film if isinstance(item, Piece)][-1:]
+        if last and last[0].at is not None and places[-1] + counts[-1] == end:
+            raise RequestError(
+                f"A result of {length} frames ends before what is given at {last[0].at:g} seconds: "
+                f"{max(length - counts[-1], 0) / fps:g} is the last time for it."
+            )
+        raise RequestError(
+            f"What is given and added is {end} frames at {fps:g} a second: a result of {length} "
+            "has no room for it."
+        )
+    if floating is not None:
+        places[floating:] = [place + length - end for place in places[floating:]]
+    return places, length
+
+
+def _length(timeline: Timeline, fps: float) -> int | None:
+    """How many frames were asked for; None where the user left it open."""
+    if timeline.frames is not None and timeline.seconds is not None:
+        raise RequestError("Give either frames or seconds, not both.")
+    frames = timeline.frames
+    if timeline.seconds is not None:
+        if not 0 < timeline.seconds < math.inf:
+            raise RequestError(f"{timeline.seconds:g} seconds is no length: it must be positive.")
+        _check_length(timeline.seconds * fps, fps)
+        frames = max(round(timeline.seconds * fps), 1)
+    if frames is not None:
+        if frames < 1:
+            raise RequestError(f"A video has at least 1 frame, not {frames}.")
+        _check_length(frames, fps)
+    return frames
+
+
+def _frames(seconds: float, fps: float) -> int:
+    """How many frames a gap of so many seconds has."""
+    if not 0 < seconds < math.inf:
+        raise RequestError(f"{seconds:g} seconds cannot be added: it must be positive.")
+    if round(seconds * fps) < 1:
+        raise RequestError(
+            f"{seconds:g} seconds are less than one frame at {fps:g} frames a second: add "
+            f"{1 / fps:.2g} at least."
+        )
+    _check_length(seconds * fps, fps)
+    return round(seconds * fps)
+
+
+def _frame_at(seconds: float, fps: float) -> int:
+    """The frame that is shown at a time."""
+    if not 0 <= seconds < math.inf:
+        raise RequestError(f"{seconds:g} seconds is no time of a video: it begins at 0.")
+    _check_length(seconds * fps, fps)
+    return round(seconds * fps)
+
+
+def _check_length(frames: float, fps: float) -> None:
+    longest = int(LONGEST_SECONDS * fps)
+    if frames > longest:
+        raise RequestError(
+            f"A video is at most {LONGEST_SECONDS} seconds long, {longest} frames at {fps:g} a "
+            "second: ask for less."
+        )
+
+
+def _fitted(
+    piece: Piece, model: ModelConfig, width: int, height: int, fps: float, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of a piece and their strength in a size and frame rate; notes what was done."""
+    from vjax import video as media
+
+    given, strength = piece.pixels, piece.strength
+    notes += piece.notes
+    count = len(given)
+    if given.shape[1:3] != (height, width):
+        notes.append(
+            f"The given frames are {given.shape[2]}x{given.shape[1]}; they were scaled and cropped "
+            f"at the centre to {width}x{height}."
+        )
+        given = media.fit(given, width, height)
+        if strength.shape[1:3] != (1, 1):
+            binary = ((strength == 0) | (strength == 1)).all()
+            as_image = np.rint(np.repeat(strength, 3, axis=-1) * 255).astype(np.uint8)
+            strength = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
+            strength = np.rint(strength) if binary else strength
+    from_fps = model.fps if piece.fps is None else piece.fps
+    if not 0.01 <= from_fps <= 1000:
+        raise RequestError(
+            f"The given frames cannot have a rate of {from_fps:g}: it is from 0.01 to 1000."
+        )
+    if count > 1 and not math.isclose(from_fps, fps, rel_tol=1e-3):
+        index = media.resample(np.arange(count), from_fps, fps)
+        _check_resampled(strength, index, from_fps, fps)
+        given, strength = given[index], strength[index]
+        notes.append(
+            f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
+        )
+    return given, strength
+
+
+def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:
+    """Raises RequestError where a range that is kept, or one between, has no frame any more."""
+    kept = (strength >= 1).all(axis=(1, 2, 3))
+    for value in (True, False):
+        for start, stop in runs(kept == value):
+            if not ((index >= start) & (index < stop)).any():
+                what = "could be kept" if value else "would be made"
+                raise RequestError(
+                    f"At {fps:g} frames a second no frame shows what {start}:{stop} are of the "
+                    f"given {from_fps:g}, so nothing of it {what}: choose a longer range, or make "
+                    f"the video at {from_fps:g}."
+                )
+
+
+def runs(mask: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
+    """The stretches [start, stop) where a mask is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
