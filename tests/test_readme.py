@@ -79,7 +79,8 @@ def main(module: str, arguments: list[str]) -> int | str | None:
 
 def prepare(arguments: list[str]) -> None:
     """Makes the photos, clips and prompts that a command reads."""
-    for before, name in zip(["", *arguments], arguments, strict=False):
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name = word.partition("@")[0]
         if before in ("--out", "--prompt") or os.path.exists(name):
             continue
         if before == "--prompts":
@@ -118,6 +119,7 @@ def test_the_code_runs():
     code = [text for language, text in BLOCKS if language == "python"]
     given = {
         "image": tiny.clip(1, 96, 96)[0],
+        "other": tiny.clip(1, 96, 96, seed=1)[0],
         "pixels": tiny.clip(33, 96, 96)[None] / np.float32(127.5) - 1,
         "t": jnp.full((1,), 0.5),
     }

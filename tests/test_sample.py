@@ -114,6 +114,26 @@ def test_infill_keeps_the_ranges(bundle, here, inputs, capsys):
     assert (made[3:7] != given[3:7]).any(axis=(1, 2, 3)).all()
 
 
+def test_pictures_are_shown_at_their_times_and_no_other(bundle, here, capsys):
+    for name in "ab":
+        media.write(f"{name}.png", tiny.clip(1, seed=ord(name)), 8)
+    a, b = (media.read(f"{name}.png").frames[0] for name in "ab")
+    common = ["--model", bundle, *PROMPT, "--steps", 1]
+    (path,) = succeed(capsys, "bridge", "a.png", "b.png", *common, "--frames", 7, "--out", "o.mkv")
+    made = media.read(path).frames
+    assert [(frame == a).all() for frame in made] == [n == 0 for n in range(7)]
+    assert [(frame == b).all() for frame in made] == [n == 6 for n in range(7)]
+    for number in range(1, 7):
+        keys = [f"a.png@{(number + 1) / 8}", f"b.png@{number / 8}"]
+        out = ["--frames", 8, "--out", f"{number}.mkv"]
+        (path,) = succeed(capsys, "keyframes", *keys, *common, *out)
+        made = media.read(path).frames
+        assert [(frame == b).all() for frame in made] == [n == number for n in range(8)]
+        assert [(frame == a).all() for frame in made] == [n == number + 1 for n in range(8)]
+    (again,) = succeed(capsys, "--like", path, "--model", bundle, "--out", "again.mkv")
+    assert again.read_bytes() == path.read_bytes()
+
+
 def test_a_folder_of_pictures_is_a_video(bundle, here, capsys):
     media.write("in", tiny.clip(5), 8)
     common = ["extend", "in/", "--model", bundle, *PROMPT, "--frames", 9]
@@ -388,6 +408,15 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
         (["extend", *PROMPT], "extend needs video"),
         (["extend", "a.mp4", "b.mp4", *PROMPT], "no place for 'b.mp4'"),
         (["--prompt", "a", "red", "circle"], "no verb 'red'.*in quotes"),
+        (["bridge", "{inputs}/picture.png", *PROMPT], "bridge needs last"),
+        (["keyframes", *PROMPT], "keyframes needs keys"),
+        (["keyframes", "{inputs}/picture.png", *PROMPT], "IMAGE@SECONDS"),
+        (["keyframes", "{inputs}/picture.png@1", "b.png@1", *PROMPT], "Two pictures"),
+        (
+            ["keyframes", "{inputs}/picture.png@1", *PROMPT, "--frames", "8"],
+            "0.875 is the last time",
+        ),
+        (["keyframes", "{inputs}/picture.png@x", *PROMPT], "IMAGE@SECONDS"),
         (["infill", "{inputs}/five.mp4", *PROMPT], "at least one range"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "0:7"], "5 frames end at 5"),
         (["infill", "{inputs}/five.mp4", *PROMPT, "--keep", "some"], "START:END"),

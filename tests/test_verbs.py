@@ -16,6 +16,8 @@ VIDEO = {"video": "clip.mp4", "prompt": "a"}
 FULL = [
     {"verb": "text", "prompt": "a red circle", "frames": 7, "size": [32, 16]},
     {"verb": "animate", "image": "p.png", "prompt": "a", "seconds": 1.5, "negative": "b"},
+    {"verb": "bridge", "first": "p.png", "last": "q.png", "prompt": "a", "frames": 20},
+    {"verb": "keyframes", "keys": [["p.png", 0.5], ["q.png", 2.0]], "prompt": "a", "frames": 40},
     {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
     {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
 ]
@@ -45,6 +47,9 @@ def test_files_are_stored_under_names_and_found_again():
     frames = dataclasses.replace(request, video=tiny.clip(5))
     with pytest.raises(RequestError, match="frames in memory cannot be stored"):
         verbs.to_json(frames)
+    keys = [["a.png", 0], ["b.png", 1]]
+    request = verbs.from_json({"verb": "keyframes", "keys": keys, "prompt": "a"})
+    assert verbs.files(request) == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(

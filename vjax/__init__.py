@@ -4,7 +4,7 @@
     pipe = vjax.load("default")
     video = pipe(vjax.text("a red circle moves right"), seed=0)     # uint8 [T H W 3]
 
-A verb (`text`, `animate`, `extend`, `infill`) says what is known as a `Timeline`, and a loaded
+A verb (`text`, `animate`, `extend`, …) says what is known as a `Timeline`, and a loaded
 pipeline makes the rest. Nothing is imported before it is used.
 """
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # for editors
     from vjax.timeline import RequestError as RequestError
     from vjax.timeline import Timeline as Timeline
     from vjax.verbs.animate import animate as animate
+    from vjax.verbs.bridge import bridge as bridge
     from vjax.verbs.extend import extend as extend
     from vjax.verbs.infill import infill as infill
+    from vjax.verbs.keyframes import keyframes as keyframes
     from vjax.verbs.text import text as text
     from vjax.video import MediaError as MediaError
     from vjax.weights import BundleError as BundleError

@@ -19,11 +19,11 @@ def name(
 
     Such as `extend-a-red-circle-moves-right-seconds-3-0.mp4`.
     """
-    stored = verbs.to_json(request, lambda _: None)
+    stored = verbs.to_json(request, lambda _: "")
     settings = {
         field: value
         for field, value in stored.items()
-        if field not in ("verb", "prompt", "negative") and value is not None
+        if field not in ("verb", "prompt", "negative") and value not in (None, "")
     }
     for field in ("solver", "steps", "guidance", "shift"):
         if getattr(sampling, field) != getattr(usual, field):

@@ -91,10 +91,10 @@ def carried(recipe: Recipe, kind: type[Request], given: Mapping[str, Any], file:
     }
     if "frames" in given or "seconds" in given:
         values = {k: v for k, v in values.items() if k not in ("frames", "seconds")}
-    for name in values:
-        if verbs.is_media(kind, name):
-            values[name] = find(values[name], file)
-    return values
+    return {
+        name: verbs.mapped(kind, name, value, lambda stored: find(stored, file))
+        for name, value in values.items()
+    }
 
 
 def named(path: str | os.PathLike) -> dict[str, str]:

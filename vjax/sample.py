@@ -230,6 +230,10 @@ def parse(arguments: list[str]) -> Order:
 
 def _places(kind: type[Request], words: list[str]) -> dict[str, Any]:
     places = [name for name, option in verbs.options(kind).items() if option.positional]
+    if places and verbs.repeats(kind, places[-1]) and len(words) >= len(places):
+        name, last = places[-1], words[len(places) - 1 :]
+        parse = verbs.options(kind)[name].parse or str
+        return dict(zip(places, words, strict=False)) | {name: [parse(word) for word in last]}
     if len(words) > len(places):
         wanted = {0: "no file", 1: "one file"}.get(len(places), f"{len(places)} files")
         raise RequestError(

@@ -17,13 +17,14 @@ from vjax.verbs.request import (
     Request,
     files,
     is_flag,
-    is_media,
+    mapped,
     options,
     repeats,
     to_json,
 )
 
-VERBS = ("text", "animate", "extend", "infill")  # in the order of the command line's help
+# In the order of the command line's help.
+VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill")
 
 __all__ = [
     "VERBS",
@@ -36,7 +37,7 @@ __all__ = [
     "from_json",
     "function",
     "is_flag",
-    "is_media",
+    "mapped",
     "options",
     "repeats",
     "request_type",

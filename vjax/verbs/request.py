@@ -156,11 +156,6 @@ def repeats(kind: type[Request], name: str) -> bool:
     return any(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
 
 
-def is_media(kind: type[Request], name: str) -> bool:
-    """Whether a field is a picture or a video."""
-    return Media in _inner(_hints(kind)[name])
-
-
 def is_flag(kind: type[Request], name: str) -> bool:
     """Whether a field is either there or not."""
     return bool in _inner(_hints(kind)[name])
@@ -179,8 +174,13 @@ def to_json(request: Request, name: Callable[[Media], Any] | None = None) -> dic
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
         if isinstance(value, np.ndarray) or value != field.default:
-            stored[field.name] = _stored(_hints(type(request))[field.name], value, name or _path)
+            stored[field.name] = mapped(type(request), field.name, value, name or _path)
     return stored
+
+
+def mapped(kind: type[Request], field: str, value: Any, name: Callable[[Any], Any]) -> Any:
+    """The value of a field with every picture and video in it replaced, and lists for tuples."""
+    return _mapped(_hints(kind)[field], value, name)
 
 
 def files(request: Request) -> list[Any]:
@@ -207,14 +207,14 @@ def _inner(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _stored(hint: Any, value: Any, name: Callable[[Media], Any]) -> Any:
+def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:
     (kind, *_) = _inner(hint)
     if kind == Media:
         return name(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         inner = typing.get_args(kind)
         inner = inner[:1] * len(value) if inner[-1:] == (...,) else inner
-        return [_stored(each, v, name) for each, v in zip(inner, value, strict=True)]
+        return [_mapped(each, v, name) for each, v in zip(inner, value, strict=True)]
     return value
 
 
