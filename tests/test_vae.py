@@ -3,17 +3,17 @@
 import dataclasses
 import functools
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 
-from vjax import models
+from vjax import models, weights, world
 from vjax.config import ConfigError, VAEConfig
-from vjax.models import attention, convolution
+from vjax.models import convolution
 from vjax.models.vae import to_float, to_uint8
 
 # The recorded network.
@@ -192,19 +192,31 @@ def test_bfloat16():
     close(mean, call(SMALL, "encode", small_params(), video)[0], 0.05)
 
 
-@pytest.mark.parametrize("method", ["encode", "decode"])
-def test_float32_is_not_rounded_within_products(method, monkeypatch):
-    config = dataclasses.replace(SMALL, mid_attention=True)
-    for module in (convolution, attention):
-        monkeypatch.setattr(module, "platform", lambda: "tpu")
-    x = jax.ShapeDtypeStruct(
-        (1, 5, 16, 16, 3) if method == "encode" else (1, 2, 2, 2, 2), "float32"
-    )
-    run = jax.jit(lambda params, x: getattr(models.bind(config, params), method)(x))
-    lowered = run.lower(models.abstract(config), x).as_text()
-    products = re.findall(r".* stablehlo\.(?:dot_general|convolution).*", lowered)
-    assert len(products) > 10
-    assert [line for line in products if len(re.findall("HIGHEST", line)) != 2] == []
+def test_nobody_sees_that_factors_of_products_are_rounded(monkeypatch):
+    """On TPUs they are, to bfloat16, where features and sums stay float32."""
+    vae = weights.load("default", networks=("vae",))
+    video = to_float(world.clip(1, frames=5, height=96, width=96)[0][None])
+
+    def round_factors(product):
+        def run(x, kernel, *rest, **options):
+            x, kernel = (lax.reduce_precision(a, 8, 7) for a in (x, kernel))
+            return product(x, kernel, *rest, **options)
+
+        return run
+
+    def there_and_back():
+        def run(params, video):
+            network = models.bind(vae.config.vae, params)
+            return network.decode(network.encode(video)[0])
+
+        return np.asarray(jax.jit(run)(vae.params["vae"], video))
+
+    exact = there_and_back()
+    for module, name in ((lax, "conv_general_dilated"), (convolution, "_pointwise")):
+        monkeypatch.setattr(module, name, round_factors(getattr(module, name)))
+    levels = 127.5 * np.abs(np.clip(there_and_back(), -1, 1) - np.clip(exact, -1, 1))
+    assert 0.01 < levels.mean() < 0.15
+    assert (levels < 1).mean() > 0.999
 
 
 def test_normalise():

@@ -98,7 +98,7 @@ class Stages:
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
             bfloat16 on accelerators, float32 on CPU. The VAE, times, noise, latents between
             steps and what stages take and give are float32: a frame has more levels than
-            bfloat16 has digits.
+            bfloat16 has digits. Within the VAE's products factors are rounded as the machine does.
 
     Raises:
         BundleError: a part is missing.
