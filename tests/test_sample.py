@@ -134,6 +134,30 @@ def test_pictures_are_shown_at_their_times_and_no_other(bundle, here, capsys):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_the_order_of_the_options_is_that_of_the_film(bundle, here, inputs, capsys):
+    for name in ("picture.png", "nine.gif"):
+        shutil.copy(inputs / name, here)
+    given = media.read("nine.gif").frames
+    film = ["--gap", 0.25, "--keep", "1:4:6", "--keep", "0:1", "--gap", 0.125, "--keep", "-2:9"]
+    arguments = [
+        "recut",
+        "picture.png",
+        "nine.gif",
+        *film[:4],
+        "--model",
+        bundle,
+        *PROMPT,
+        *film[4:7],
+        film[7],
+    ]
+    (path,) = succeed(capsys, *arguments, "--keep", "1:-2:9", "--steps", 1, "--out", "out.mkv")
+    made = media.read(path).frames
+    assert len(made) == 2 + 2 + 1 + 1 + 2
+    np.testing.assert_array_equal(made[[2, 3, 6, 7]], given[[4, 5, 7, 8]])
+    (again,) = succeed(capsys, "--like", path, "--model", bundle, "--out", "again.mkv")
+    assert again.read_bytes() == path.read_bytes()
+
+
 def test_a_folder_of_pictures_is_a_video(bundle, here, capsys):
     media.write("in", tiny.clip(5), 8)
     common = ["extend", "in/", "--model", bundle, *PROMPT, "--frames", 9]

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import vjax
-from vjax import verbs, video
+from vjax import planning, verbs, video
 from vjax.timeline import RequestError, Timeline
 
 VIDEO = {"video": "clip.mp4", "prompt": "a"}
@@ -20,6 +20,12 @@ FULL = [
     {"verb": "keyframes", "keys": [["p.png", 0.5], ["q.png", 2.0]], "prompt": "a", "frames": 40},
     {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
     {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
+    {
+        "verb": "recut",
+        "videos": ["a.mp4", "b.mp4"],
+        "prompt": "a",
+        "film": [[0, 3], 1.5, [1, 2, 5]],
+    },
 ]
 
 
@@ -105,7 +111,7 @@ def test_every_field_says_how_to_ask_for_it(verb):
     assert list(found) == list(fields)
     for name, option in found.items():
         assert option.help
-        assert option.metavar or verbs.is_flag(kind, name)
+        assert option.metavar or verbs.is_flag(kind, name) or option.spelled
         # Python gives in place what the command line gives in place, and the prompt.
         assert (not fields[name].kw_only) == (option.positional or name == "prompt")
     assert verbs.repeats(kind, "keep") if verb == "infill" else True
@@ -174,6 +180,40 @@ def test_arrays_of_any_kind_are_the_same_frames(given):
 def test_other_arrays_are_refused(given, message):
     with pytest.raises(RequestError, match=message):
         vjax.animate(given, "a")
+
+
+def test_pieces_are_shown_in_the_order_of_the_film_with_their_sound(tmp_path):
+    beep = np.zeros((8000, 1), np.int16)
+    beep[4000:4400] = 20_000  # in the frame 4 of 8
+    for name, seed in (("a", 1), ("b", 2)):
+        clip = tiny.clip(8, seed=seed)
+        video.write(tmp_path / f"{name}.mkv", clip, 8, sound=video.Sound(beep, 8000))
+    film = [0.5, (1, 3, 6), 0.25, (-5, 8), (0, 1), 1]
+    timeline = vjax.recut([tmp_path / "a.mkv", tmp_path / "b.mkv"], "a", film=film)
+    plan = planning.plan(timeline, tiny.MODEL)
+    a, b = tiny.clip(8, seed=1), tiny.clip(8, seed=2)
+    pixels, strength = plan.canvas.cut(0, plan.frames)
+    known = [n for n in range(plan.frames) if strength[n].all()]
+    assert (plan.frames, known) == (23, [4, 5, 6, 9, 10, 11, 12, 13, 14])
+    np.testing.assert_array_equal(pixels[known], np.concatenate([b[3:6], a[3:], a[:1]]))
+    heard = video.arranged(plan.kept, plan.frames / plan.fps)
+    loud = np.flatnonzero(np.abs(heard.samples[:, 0].astype(int)) > 10_000) / 1000
+    assert [n for n in range(23) if ((loud >= n) & (loud < n + 0.4)).any()] == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("film", "message"),
+    [
+        ([], "Nothing is kept"),
+        ([1.0], "Nothing is kept"),
+        ([(0, 9)], "8 frames end at 8"),
+        ([(1, 0, 2)], "no video 1"),
+        ([(0, 1, 2, 3)], r"film must be a number or \[a whole number, a whole number\] or"),
+    ],
+)
+def test_a_film_that_cannot_be_cut_is_refused(film, message):
+    with pytest.raises(RequestError, match=message):
+        vjax.recut([tiny.clip(8)], "a", film=film)
 
 
 def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):

@@ -88,16 +88,15 @@ def _parser(kind: type[Request]) -> _Parser:
     what = parser.add_argument_group("what to make")
     how = parser.add_argument_group("how to make it")
     where = parser.add_argument_group("what to write")
-    fields = verbs.options(kind)
-    for name, option in sorted(fields.items(), key=lambda field: field[0] != "prompt"):
-        if option.positional:
-            continue
-        if verbs.is_flag(kind, name):
+    named = verbs.named_options(kind).items()
+    for name, (field, option) in sorted(named, key=lambda each: each[0] != "prompt"):
+        if verbs.is_flag(kind, field):
             what.add_argument(
                 _dashed(name), help=option.help, action=argparse.BooleanOptionalAction
             )
         else:
-            _add(what, name, option, action="append" if verbs.repeats(kind, name) else "store")
+            action = "append" if verbs.repeats(kind, field) else "store"
+            _add(what, name, option, action=action, dest=field)
     for name, option in OPTIONS.items():
         early, late = name in ("prompts", "variations"), name in ("out", "quality", "like")
         _add(what if early else where if late else how, name, option)
@@ -122,13 +121,15 @@ def _add(group, name: str, option: Option, **more) -> None:
 def _verbs() -> str:
     """The verbs, a line each, with the options that not all of them have."""
     lines = [f"verbs, each with its own {PROGRAM} VERB --help:"]
-    everywhere = set.intersection(*(set(verbs.options(verbs.request_type(v))) for v in verbs.VERBS))
+    everywhere = set.intersection(
+        *(set(verbs.named_options(verbs.request_type(verb))) for verb in verbs.VERBS)
+    )
     for verb in verbs.VERBS:
         kind = verbs.request_type(verb)
         options = verbs.options(kind)
         call = " ".join([verb, *(o.metavar for o in options.values() if o.positional)])
-        own = [_dashed(n) for n, o in options.items() if n not in everywhere and not o.positional]
-        lines.append(f"  {call:<14} {kind.__doc__} ({', '.join(own)})")
+        own = [_dashed(name) for name in verbs.named_options(kind) if name not in everywhere]
+        lines.append(f"  {call:<22} {kind.__doc__} ({', '.join(own)})")
     return "\n".join([*lines, ""])
 
 
@@ -150,10 +151,10 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         **{_dashed(name): name in OPTIONS for name in (*OPTIONS, *FLAGS)},
     }
     for verb in verbs.VERBS:
-        for name, option in verbs.options(verbs.request_type(verb)).items():
-            flag = verbs.is_flag(verbs.request_type(verb), name)
-            if not option.positional:
-                takes_value[_dashed(name)] = not flag
+        kind = verbs.request_type(verb)
+        for name, (field, _) in verbs.named_options(kind).items():
+            flag = verbs.is_flag(kind, field)
+            takes_value[_dashed(name)] = not flag
             if flag:
                 takes_value[_dashed(f"no_{name}")] = False
     options: list[str] = []
@@ -247,9 +248,9 @@ def _check_belongs(kind: type[Request], options: list[str]) -> None:
     """Raises RequestError for an option of another verb."""
     for option in options:
         name = option.partition("=")[0][2:].removeprefix("no-").replace("-", "_")
-        if name in ("help", *OPTIONS, *FLAGS, *verbs.options(kind)):
+        if name in ("help", *OPTIONS, *FLAGS, *verbs.named_options(kind)):
             continue
-        others = [verb for verb in verbs.VERBS if name in verbs.options(verbs.request_type(verb))]
+        others = [v for v in verbs.VERBS if name in verbs.named_options(verbs.request_type(v))]
         raise RequestError(
             f"{kind.verb} has no {_dashed(name)}, which is an option of {' and '.join(others)}."
         )

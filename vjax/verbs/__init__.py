@@ -18,13 +18,14 @@ from vjax.verbs.request import (
     files,
     is_flag,
     mapped,
+    named_options,
     options,
     repeats,
     to_json,
 )
 
 # In the order of the command line's help.
-VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill")
+VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill", "recut")
 
 __all__ = [
     "VERBS",
@@ -38,6 +39,7 @@ __all__ = [
     "function",
     "is_flag",
     "mapped",
+    "named_options",
     "options",
     "repeats",
     "request_type",

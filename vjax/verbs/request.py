@@ -28,12 +28,15 @@ class Option:
         parse: one word of the command line to the value, or to one of several; raises ValueError
             with a sentence. None: as the type of the field says.
         positional: it has no name, only its place.
+        spelled: the names under which the command line asks for values of a list, in place of one;
+            their order there is that of the list.
     """
 
     help: str
     metavar: str | None = None
     parse: Callable[[str], Any] | None = None
     positional: bool = False
+    spelled: Mapping[str, "Option"] = dataclasses.field(default_factory=dict)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -151,6 +154,16 @@ def options(kind: type[Request]) -> dict[str, Option]:
     return found
 
 
+def named_options(kind: type[Request]) -> dict[str, tuple[str, Option]]:
+    """The field and the option behind each name on the command line, without those in place."""
+    found: dict[str, tuple[str, Option]] = {}
+    for field, option in options(kind).items():
+        if not option.positional:
+            names = option.spelled or {field: option}
+            found |= {name: (field, each) for name, each in names.items()}
+    return found
+
+
 def repeats(kind: type[Request], name: str) -> bool:
     """Whether a field takes any number of values."""
     return any(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
@@ -212,10 +225,16 @@ def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:
     if kind == Media:
         return name(value)
     if isinstance(value, tuple | list):
-        inner = typing.get_args(kind)
-        inner = inner[:1] * len(value) if inner[-1:] == (...,) else inner
+        inner = next(found for each in _inner(hint) if (found := _elements(each, len(value))))
         return [_mapped(each, v, name) for each, v in zip(inner, value, strict=True)]
     return value
+
+
+def _elements(kind: Any, count: int) -> tuple[Any, ...] | None:
+    """The annotations of the elements of a tuple of that length; None where it is no such."""
+    inner = typing.get_args(kind) if typing.get_origin(kind) is tuple else ()
+    inner = inner[:1] * count if inner[-1:] == (...,) else inner
+    return inner if len(inner) == count else None
 
 
 def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | None) -> Any:
@@ -231,10 +250,8 @@ def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | N
                 return value
             if hasattr(value, "__array__"):
                 return np.asarray(value)
-        elif typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-            inner = typing.get_args(kind)
-            inner = inner[:1] * len(value) if inner[-1:] == (...,) else inner
-            if len(inner) == len(value):
+        elif isinstance(value, list | tuple):
+            if (inner := _elements(kind, len(value))) is not None:
                 return tuple(
                     _checked(each, v, where, find) for each, v in zip(inner, value, strict=True)
                 )
@@ -268,10 +285,10 @@ def _described(kind: Any) -> str:
     if kind == Media:
         return "a file or an array of frames"
     if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)
-        if inner[-1:] == (...,):
-            return f"a list, each of it {_described(inner[0])}"
-        return "[" + ", ".join(_described(each) for each in inner) + "]"
+        inner = [" or ".join(map(_described, _inner(k))) for k in typing.get_args(kind) if k != ...]
+        if typing.get_args(kind)[-1:] == (...,):
+            return f"a list, each of it {inner[0]}"
+        return f"[{', '.join(inner)}]"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names[kind]
 
