@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vjax.config import ConfigError
-from vjax.training.process import Interrupt, StopSignal, alone_in
+from vjax.training.process import StopSignal, alone_in
 
 
 def test_a_directory_is_held_by_one_process_until_it_leaves(tmp_path):
@@ -43,33 +43,27 @@ def test_a_process_that_is_killed_lets_go(tmp_path):
     ("number", "saved", "status"),
     [(signal.SIGTERM, True, 0), (signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)],
 )
-def test_a_signal_is_remembered_and_only_breaks_off_what_may_be(number, saved, status):
+def test_a_signal_is_remembered_and_decides_the_status(number, saved, status):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert not stop.requested
-        with pytest.raises(Interrupt), stop.breaks_off():
-            signal.raise_signal(number)
-        assert (stop.requested, stop.status(saved)) == (True, status)
-        with pytest.raises(Interrupt), stop.breaks_off():
-            pytest.fail("a signal came before")
-    with StopSignal() as stop:
         signal.raise_signal(number)
-        assert stop.requested
+        stop.come(signal.SIGUSR1)  # to another process: too late to matter
+        assert (stop.requested, stop.status(saved)) == (True, status)
     assert signal.getsignal(number) == before
-
-
-def test_a_signal_to_any_process_is_heard_by_all_and_none_is_lost():
-    def meanwhile(number: int) -> int:
-        signal.raise_signal(signal.SIGTERM)
-        return number
-
     with StopSignal() as stop:
-        assert not stop.heard(lambda number: number)
-        assert not stop.heard(meanwhile)
-        assert stop.heard(lambda number: number)
+        stop.come(number)
+        assert stop.status(saved) == status
+        signal.raise_signal(number)  # as Ctrl-C comes to all on a host
+        assert stop.status(saved) == status
+
+
+def test_a_second_interrupt_ends_at_once():
     with StopSignal() as stop:
-        assert stop.heard(lambda number: signal.SIGINT)
-        assert stop.status(saved=True) == 130
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested
 
 
 def test_a_script_that_starts_a_preempted_run_again_is_told_by_the_status(monkeypatch):

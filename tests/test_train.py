@@ -1,5 +1,6 @@
 """Training: what the losses see, runs that stop and go on, many devices."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -8,6 +9,7 @@ import os
 import pathlib
 import re
 import signal
+import threading
 import types
 
 import jax
@@ -561,6 +563,7 @@ def fake_step(losses_by_step: list[float], gradient: float = 1.0):
 def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path, monkeypatch, capsys):
     config = vae_config(tmp_path, stages=(stage(FIVE, steps=6),))
     monkeypatch.setattr(trainer, "init_state", small_state)
+    monkeypatch.setattr(trainer, "compile_ahead", lambda *_: {})
     steps = fake_step([1, 1, 1, np.nan, 1, 1]) if what == "loss" else fake_step([1] * 6, np.inf)
     monkeypatch.setattr(trainer, "train_step", steps)
     message = "last good checkpoint is step 2" if what == "loss" else "no checkpoint yet"
@@ -578,6 +581,7 @@ def quick(monkeypatch):
     """Runs whose updates, bundles and previews take no time; returns what they did."""
     done = []
     monkeypatch.setattr(trainer, "init_state", small_state)
+    monkeypatch.setattr(trainer, "compile_ahead", lambda *_: {})
     monkeypatch.setattr(trainer, "train_step", fake_step([1] * 100))
     monkeypatch.setattr(trainer, "_export", lambda *_: done.append("bundle"))
     monkeypatch.setattr(preview, "write", lambda *arguments: done.append(f"show {arguments[2]}"))
@@ -594,7 +598,7 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
 ):
     def long(*_):
         os.kill(os.getpid(), number)
-        pytest.fail("the preview went on")
+        threading.Event().wait()
 
     monkeypatch.setattr(preview, "write", long)
     config = vae_config(tmp_path, stages=(stage(FIVE, steps=9),), sample_every=3)
@@ -608,14 +612,15 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
 
 
 @pytest.mark.parametrize(
-    ("minutes", "said", "status"),
+    ("changes", "said", "status", "saved", "written"),
     [
-        (None, "; the same command goes on from there.", 0),
-        (9.0, "; its bundle is what was reached", 143),
+        ({}, "; the same command goes on from there.", 0, [1], []),
+        ({"minutes": 9.0}, "; its bundle is what was reached", 143, [1], ["bundle"]),
+        ({"checkpoint_every": 0}, "; nothing but its bundle was saved", 143, [], ["bundle"]),
     ],
 )
 def test_a_signal_during_an_update_is_heard_after_it(
-    minutes, said, status, quick, tmp_path, monkeypatch, capsys
+    changes, said, status, saved, written, quick, tmp_path, monkeypatch, capsys
 ):
     step = trainer.train_step
 
@@ -624,11 +629,41 @@ def test_a_signal_during_an_update_is_heard_after_it(
         return step(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", compiling)
-    config = vae_config(tmp_path, minutes=minutes)
+    config = vae_config(tmp_path, **changes)
     assert trainer.main([write_config(tmp_path, config)]) == status
     assert f"Stopped at step 1{said}" in capsys.readouterr().err
-    assert saved_steps(tmp_path) == [1]
-    assert quick == ["bundle"]
+    assert saved_steps(tmp_path) == saved
+    assert quick == written
+
+
+def test_a_signal_while_a_program_compiles_stops_the_run_there(
+    quick, tmp_path, monkeypatch, capsys
+):
+    class Compiling(concurrent.futures.Future):
+        def __init__(self):
+            super().__init__()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    other = dataclasses.replace(FIVE, frames=1)
+    monkeypatch.setattr(
+        trainer, "compile_ahead", lambda *a: {other: Compiling()} if other in a[3] else {}
+    )
+    stages = (stage(FIVE, steps=3), stage(other, steps=3))
+    assert trainer.main([write_config(tmp_path, vae_config(tmp_path, stages=stages))]) == 0
+    assert "Stopped at step 3; the same command goes on" in capsys.readouterr().err
+    assert saved_steps(tmp_path) == [2, 3]
+
+
+def test_a_signal_before_the_first_update_ends_the_run_with_nothing_lost(
+    quick, tmp_path, monkeypatch, capsys
+):
+    def reading(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+
+    monkeypatch.setattr(trainer, "init_state", reading)
+    assert trainer.main([write_config(tmp_path, vae_config(tmp_path))]) == 0
+    assert "Stopped before the first update." in capsys.readouterr().err
 
 
 def test_a_preview_that_fails_is_logged_and_the_run_goes_on(quick, tmp_path, monkeypatch, caplog):
@@ -672,11 +707,10 @@ def test_a_signal_while_clips_are_awaited_is_heard_at_once(quick, tmp_path, monk
 
         def wait(self, update):
             waited.append(update.step)
-            signal.raise_signal(signal.SIGTERM)
-            pytest.fail("the signal was not heard")
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait()
 
     monkeypatch.setattr(trainer, "Resident", Slow)
-    monkeypatch.setattr(trainer, "compile_ahead", lambda *_: {})
     config = vae_config(tmp_path, data=DataConfig(resident=8))
     assert trainer.main([write_config(tmp_path, config)]) == 0
     assert "Stopped at step 0, before the first update." in capsys.readouterr().err

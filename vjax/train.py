@@ -6,21 +6,23 @@ files, samples and the bundle that `vjax.load` reads. Started again, it goes on 
 and ends with the same bits as a run that never stopped.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import pathlib
 import pprint
+import signal
 import sys
 import time
+from typing import NoReturn
 
 import jax
-import numpy as np
-import psutil
 
-from vjax import runtime, validation, weights
-from vjax.config import ConfigError, Group, RunConfig
+from vjax import models, runtime, validation, weights
+from vjax.config import Bucket, ConfigError, RunConfig
 from vjax.data.loader import Stream
 from vjax.data.resident import Resident
 from vjax.parallel import cluster, rules
@@ -28,13 +30,14 @@ from vjax.parallel import mesh as meshes
 from vjax.training import preview
 from vjax.training.checkpoint import CheckpointError, Checkpoints
 from vjax.training.figures import Figures
+from vjax.training.goodput import Goodput
+from vjax.training.meter import Meter
 from vjax.training.minutes import TimedPlan
 from vjax.training.plan import Plan, Update
 from vjax.training.process import Interrupt, Stopped, StopSignal, alone_in
 from vjax.training.resume import inputs
 from vjax.training.start import Start, starting_point
-from vjax.training.state import compile_ahead, init_state, restart, train_step
-from vjax.training.task import Task
+from vjax.training.state import State, compile_ahead, init_state, restart, train_step
 
 log = logging.getLogger("vjax")
 
@@ -50,30 +53,43 @@ def train(config: RunConfig) -> pathlib.Path:
         ConfigError: the run cannot work, or another process is at it. Nothing was written then.
         CheckpointError: a checkpoint could not be read or written.
         NotFinite: the loss is no longer a number.
-        Stopped: SIGTERM or SIGINT came; what was reached is saved.
+        Stopped: SIGTERM or SIGINT came, to this process or to another; what was reached is saved.
     """
     began = time.monotonic()
-    processes = cluster.start(config)
-    mesh = meshes.make_mesh(config.mesh)
-    begin = starting_point(config)
-    config = begin.task.config
-    plan: Plan = Plan(config.stages, config.steps)
-    if config.minutes is not None:
-        seconds, agreed = 60 * config.minutes, processes.first
-        plan = TimedPlan(config.stages, config.steps, seconds, agreed(began), agreed)
-    meshes.check(config.mesh, mesh, config.model)
-    for bucket in plan.buckets:
-        begin.task.check(bucket, meshes.shares(mesh))
-    begin.task.check_preview(begin.tokenizer)
-    run_dir = pathlib.Path(config.run_dir) / config.name
-    run_dir.mkdir(parents=True, exist_ok=True)
-    weights.check_replaceable(run_dir / "bundle")  # rather now than after the training
-    # The processes of one run share its directory: the first holds it for all and writes its files.
-    with alone_in(run_dir) if processes.index == 0 else contextlib.nullcontext():
-        processes.share(run_dir)
-        _run(begin, plan, mesh, run_dir, processes)
-        processes.leave()
-    return run_dir / "bundle"
+    with StopSignal() as stop:
+        try:
+            processes = cluster.start(config, stop)
+        except Interrupt:
+            told = "Stopped while it waited for the other processes."
+            raise Stopped(told, stop.status(saved=True)) from None
+        mesh = meshes.make_mesh(config.mesh)
+        begin = starting_point(config)
+        config = begin.task.config
+        plan: Plan = Plan(config.stages, config.steps)
+        if config.minutes is not None:
+            seconds, agreed = 60 * config.minutes, processes.first
+            plan = TimedPlan(config.stages, config.steps, seconds, agreed(began), agreed)
+        meshes.check(config.mesh, mesh, config.model)
+        for bucket in plan.buckets:
+            begin.task.check(bucket, meshes.shares(mesh))
+        begin.task.check_preview(begin.tokenizer)
+        run_dir = pathlib.Path(config.run_dir) / config.name
+        run_dir.mkdir(parents=True, exist_ok=True)
+        weights.check_replaceable(run_dir / "bundle")  # rather now than after the training
+        # The processes of one run share its directory: the first holds it for all and writes.
+        with alone_in(run_dir) if processes.index == 0 else contextlib.nullcontext():
+            processes.share(run_dir)
+            stopped = None
+            try:
+                _run(begin, plan, mesh, run_dir, processes, began)
+            except Stopped as ended:
+                stopped = ended
+            except Interrupt:
+                stopped = Stopped("Stopped before the first update.", stop.status(saved=True))
+            processes.leave()
+            if stopped is not None:
+                raise stopped
+        return run_dir / "bundle"
 
 
 def _run(
@@ -82,19 +98,19 @@ def _run(
     mesh: jax.sharding.Mesh,
     run_dir: pathlib.Path,
     processes: cluster.Processes,
+    began: float,
 ) -> None:
     # --- Model -------------------------------------------------------------------------------
     task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
+    alone = processes.index == 0  # in what one does for all
+    goodput = Goodput(run_dir / "goodput.json" if alone else None, began)
     files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     processes.agree({f"the content of {name}": value for name, value in files.items()})
-    frozen, given = rules.placed(begin.frozen, mesh), rules.placed(begin.given, mesh)
-    with meshes.use(mesh, config.mesh):
-        state = rules.placed(init_state(task, given), mesh)
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state = restored
+    found = processes.first(processes.wait(lambda: checkpoints.newest() if alone else None))
+    frozen, state = processes.wait(lambda: _placed(begin, mesh, checkpoints, found))
     start = int(state["step"])
+    goodput.begin(start)
     if config.minutes is not None and start:
         raise ConfigError(
             f"The run in {run_dir} has begun. One that ends by the clock is made in one go: give "
@@ -108,7 +124,7 @@ def _run(
         config.name,
         f"{parameters:,}",
         meshes.describe(mesh),
-        "resuming at" if restored is not None else "starting at",
+        "resuming at" if found is not None else "starting at",
         start,
         plan.steps if config.minutes is None else f"{config.minutes:g} minutes",
         run_dir,
@@ -117,7 +133,7 @@ def _run(
     # --- Data --------------------------------------------------------------------------------
     feed: type[Resident] | type[Stream] = Resident if config.data.resident else Stream
     data = feed(config, plan, mesh, tokenizer, task.caption_dropout, start)
-    programs = {}
+    programs: dict[Bucket, concurrent.futures.Future] = {}
     if isinstance(data, Resident):  # while the first clips are drawn
         data.least = processes.least
         shapes = {bucket: data.abstract(bucket) for bucket in plan.buckets}
@@ -125,76 +141,128 @@ def _run(
 
     # --- Loop --------------------------------------------------------------------------------
     # Step N is dispatched before the metrics of step N - 1 are read, so the device never waits.
-    meter, previous = _Meter(task, plan), None
-    figures = Figures(run_dir / "tensorboard" if processes.index == 0 else None)
-    with (
-        contextlib.closing(checkpoints),
-        contextlib.closing(figures),
-        contextlib.closing(data),
-        StopSignal() as stop,
-    ):
-        done, over = start, start >= plan.steps
-        if isinstance(data, Resident) and not over:
-            try:
-                with stop.breaks_off():  # clips can take long to come, and nothing is lost yet
-                    data.wait(plan[start])
-            except Interrupt:
-                raise Stopped(
-                    f"Stopped at step {start}, before the first update.", stop.status(saved=True)
-                ) from None
+    # All that can take long, and differently long on each host, is waited for together: there a
+    # signal to any process is heard by all, before the same step.
+    meter, previous = Meter(task, plan), None
+    figures = Figures(run_dir / "tensorboard" if alone else None)
+    with contextlib.closing(checkpoints), contextlib.closing(figures), contextlib.closing(data):
+
+        def report(update: Update, metrics: dict) -> None:
+            _report(meter.finish(update, metrics), config, plan, figures, checkpoints, goodput)
+
+        done, over, stopped = start, start >= plan.steps, False
+        saved = found
         while not over:
             update = plan[done]
+            try:
+                with meter.waiting(), goodput.spent("start" if done == start else "data"):
+                    processes.wait(functools.partial(data.wait, update))
+                if meter.is_new(update):
+                    with goodput.spent("start"):
+                        if isinstance(data, Stream):
+                            shapes = {b: data.abstract(b) for b in set(update.group.buckets)}
+                            shapes = {b: s for b, s in shapes.items() if b not in programs}
+                            programs |= compile_ahead(task, state, frozen, shapes, mesh)
+                        wanted = [programs[b] for b in update.group.buckets if b in programs]
+                        processes.wait(functools.partial(concurrent.futures.wait, wanted))
+            except Interrupt:
+                stopped = True
+                break
             with meshes.use(mesh, config.mesh):
                 if update.restart:
                     state = restart(task, state)
-                meter.announce(update)
-                with meter.waiting():
-                    parts = data.take(update)
+                parts = data.take(update)
                 state, metrics = train_step(
                     task, state, frozen, parts, update.rate, update.ema, programs
                 )
             if previous is not None:
-                _report(meter.finish(*previous), config, plan, figures, checkpoints)
+                report(*previous)
             previous = (update, metrics)
             done += 1
             over = plan.is_over(done)
-            stopped = stop.heard(processes.most)  # by any of them, and all save the same step
-            last = over or stopped
             shows = _due(config.sample_every, done, over)
             # A preview can take minutes: what was reached is saved before it.
-            if last or shows or _due(config.checkpoint_every, done, over):
-                _report(meter.finish(*previous), config, plan, figures, checkpoints)
+            if over or shows or _due(config.checkpoint_every, done, over):
+                report(*previous)
                 previous = None
                 if config.checkpoint_every:
-                    checkpoints.save(done, state)
-            if over:
-                _export(begin, run_dir, state, frozen)
-                if config.minutes is not None and processes.index == 0:
-                    _write_repeat(config, plan, data, done, run_dir / "repeat.py")
-            if stopped:
-                checkpoints.wait()
-            if last or shows:
-                if not over:
+                    with goodput.spent("checkpoint"):
+                        checkpoints.save(saved := done, state)
+            with goodput.spent("preview"):
+                if over:
+                    _export(begin, run_dir, state, frozen)
+                    if config.minutes is not None and alone:
+                        _write_repeat(config, plan, data, done, run_dir / "repeat.py")
+                elif shows:
                     with _goes_on("bundle", done):
                         _export(begin, run_dir, state, frozen)
                 # Who asks to stop may not wait for samples.
-                with contextlib.suppress(Interrupt), _goes_on("preview", done), stop.breaks_off():
-                    if shows and processes.index == 0:
-                        preview.write(task, run_dir, done, figures)
-                stopped = stop.heard(processes.most)
+                with contextlib.suppress(Interrupt), _goes_on("preview", done):
+                    if shows:
+                        show = functools.partial(preview.write, task, run_dir, done, figures)
+                        processes.wait(show if alone else lambda: None)
+            if over or shows:
                 meter.pause()
-            if stopped:
-                checkpoints.wait()
-                kept, saved = "the same command goes on from there", True
-                if config.minutes is not None:
-                    kept = "its bundle is what was reached, since a run by the clock cannot go on"
-                    saved = False
-                elif not config.checkpoint_every:
-                    kept, saved = "nothing was saved, since checkpoint_every is 0", False
-                processes.leave()
-                raise Stopped(f"Stopped at step {done}; {kept}.", stop.status(saved))
-        if done == start:  # the run had ended, but perhaps before its bundle was written
+            goodput.switch("steps")
+        if done == start and over:  # the run had ended, but perhaps before its bundle was written
             _export(begin, run_dir, state, frozen)
+        if stopped and previous is not None:
+            report(*previous)
+        with goodput.spent("checkpoint"):
+            if stopped and done > start and config.checkpoint_every and saved != done:
+                checkpoints.save(done, state)
+            checkpoints.wait()
+        goodput.note(done, now=True)
+        log.info("time %s", goodput)
+        if stopped:
+            _stop(begin, run_dir, state, frozen, done, done > start, processes.stop)
+
+
+def _placed(
+    begin: Start, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, step: int | None
+) -> tuple[models.Params, State]:
+    """What is used but not trained, and the state: of a checkpoint, or that before the first step.
+
+    Neither is there twice, on the host or on the devices, when this returns.
+    """
+    task = begin.task
+    frozen = rules.placed(begin.frozen, mesh)
+    begin.frozen.clear()
+    init = functools.partial(init_state, task)
+    with meshes.use(mesh, task.config.mesh):
+        if step is None:
+            given = rules.placed(begin.given, mesh)
+            state = rules.placed(init(given), mesh)
+        else:
+            shapes = jax.eval_shape(init, begin.given)
+    begin.given.clear()
+    if step is not None:
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            rules.shardings(shapes, mesh),
+        )
+        state = checkpoints.read(step, like)
+    return frozen, state
+
+
+def _stop(
+    begin: Start, run_dir: pathlib.Path, state, frozen, done: int, moved: bool, stop: StopSignal
+) -> NoReturn:
+    """Ends a run that a signal came to, once all that can be saved is saved."""
+    config = begin.task.config
+    if not moved:
+        told = f"Stopped at step {done}, before the first update."
+        raise Stopped(told, stop.status(saved=True))
+    kept, saved = "the same command goes on from there", True
+    if config.minutes is not None:
+        kept = "its bundle is what was reached, since a run by the clock cannot go on"
+        saved = False
+    elif not config.checkpoint_every:
+        kept, saved = "nothing but its bundle was saved, since checkpoint_every is 0", False
+    if not saved or stop.number == signal.SIGINT:  # a preemption leaves little time
+        _export(begin, run_dir, state, frozen)
+    raise Stopped(f"Stopped at step {done}; {kept}.", stop.status(saved))
 
 
 @contextlib.contextmanager
@@ -214,12 +282,14 @@ def _due(every: int, done: int, over: bool) -> bool:
 def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
     """Writes the averaged weights as a bundle; all processes call it, since all have parts."""
     params = meshes.fetch({**frozen, **state["ema"]})
+    updates = int(state["step"])
+    if jax.process_index():
+        return
     config, model = begin.task.config, begin.task.model(params)
-    updates, seed = int(state["step"]), config.seed
+    seed = config.seed
     origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"
     model = dataclasses.replace(model, origin=origin)
-    if jax.process_index() == 0:
-        weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
+    weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
 
 
 def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:
@@ -247,7 +317,12 @@ def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.
 
 
 def _report(
-    entry: dict, config: RunConfig, plan: Plan, figures: Figures, checkpoints: Checkpoints
+    entry: dict,
+    config: RunConfig,
+    plan: Plan,
+    figures: Figures,
+    checkpoints: Checkpoints,
+    goodput: Goodput,
 ) -> None:
     step = entry.pop("step")
     if not (math.isfinite(entry["loss"]) and math.isfinite(entry["gradient_norm"])):
@@ -264,69 +339,13 @@ def _report(
             "usually helps."
         )
     figures.write(entry, step)
+    goodput.note(step + 1)
     if _due(config.log_every, step + 1, step + 1 == plan.steps):
+        shares = goodput.shares()
+        figures.write({f"time/{kind}": share for kind, share in shares.items()}, step)
+        entry["goodput"] = shares["steps"]
         shown = "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
         log.info("step %d  %s", step + 1, shown)
-
-
-class _Meter:
-    """Turns metrics of finished steps into figures, with memory, speed and the share of waiting."""
-
-    def __init__(self, task: Task, plan: Plan):
-        self.task, self.plan = task, plan
-        self.clock = time.perf_counter()
-        self.waited = 0.0
-        self.speed: np.ndarray | None = None
-        self.began: dict[Group, int] = {}  # the step at which each group was compiled
-
-    def announce(self, update: Update):
-        """Says why the first update of a group takes long."""
-        if update.group not in self.began:
-            self.began[update.group] = update.step
-            shapes = (f"{b.batch} x {b.frames}x{b.height}x{b.width}" for b in update.group.buckets)
-            log.info("step %d  compiling %s …", update.step + 1, ", ".join(shapes))
-
-    def waiting(self):
-        return _Stopwatch(self)
-
-    def pause(self):
-        """Leaves what happened since the last step out of the speed."""
-        self.clock, self.waited = time.perf_counter(), 0.0
-
-    def finish(self, update: Update, metrics: dict) -> dict:
-        """Waits for one update's metrics and adds its speed, averaged over recent ones."""
-        group = update.group
-        entry = {"step": update.step, **{name: float(value) for name, value in metrics.items()}}
-        entry["learning_rate"] = update.rate
-        entry["host_gb"] = psutil.Process().memory_info().rss / 1e9
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        clips = sum(bucket.batch for bucket in group.buckets)
-        flops = sum(self.task.flops(bucket) for bucket in group.buckets)
-        sample = np.array([seconds, clips, flops, min(self.waited, seconds)])
-        self.waited = 0.0
-        if update.step != self.began[group]:  # where a group is compiled says nothing of speed
-            self.speed = sample if self.speed is None else 0.95 * self.speed + 0.05 * sample
-        if self.speed is None:
-            return entry
-        seconds, clips, flops, waited = self.speed
-        entry["clips_per_second"] = clips / seconds
-        entry["model_gflops_per_second"] = flops / seconds / 1e9
-        entry["data_wait"] = waited / seconds
-        if self.task.config.minutes is None:
-            entry["hours_left"] = (self.plan.steps - update.step - 1) * seconds / 3600
-        return entry
-
-
-class _Stopwatch:
-    def __init__(self, meter: _Meter):
-        self.meter = meter
-
-    def __enter__(self):
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_):
-        self.meter.waited += time.perf_counter() - self.began
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -141,6 +141,7 @@ class Stream:
         start: int = 0,
     ):
         self.mesh, self.plan = mesh, plan
+        self._batch: Batch | None = None  # that was waited for and not taken yet
         self._batches = functools.partial(
             batches,
             config,
@@ -150,12 +151,28 @@ class Stream:
         )
         self._prepare(start)
 
-    def take(self, update: Update) -> list[tuple[Bucket, dict[str, jax.Array]]]:
-        """Each bucket of an update with its batch; updates are taken in their order."""
-        batch = next(self._next)
-        if _data(batch.update) != _data(update):  # it was prepared before the plan changed
+    def wait(self, update: Update) -> None:
+        """Returns when this host has its part of an update; updates come in their order."""
+        if self._batch is None or _data(self._batch.update) != _data(update):
+            self._batch = next(self._next)
+        if _data(self._batch.update) != _data(update):  # it was prepared before the plan changed
             self._prepare(update.step)
-            batch = next(self._next)
+            self._batch = next(self._next)
+
+    def abstract(self, bucket: Bucket) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a bucket's batch, of an update that was waited for."""
+        sharding = meshes.split_batch(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(
+                (bucket.batch, *value.shape[1:]), value.dtype, sharding=sharding
+            )
+            for name, value in dict(self._batch.parts)[bucket].items()
+        }
+
+    def take(self, update: Update) -> list[tuple[Bucket, dict[str, jax.Array]]]:
+        """Each bucket of an update with its batch."""
+        self.wait(update)
+        batch, self._batch = self._batch, None
         return [(bucket, meshes.place_batch(self.mesh, arrays)) for bucket, arrays in batch.parts]
 
     def _prepare(self, start: int) -> None:

@@ -114,7 +114,7 @@ class Resident:
 
     def take(self, update: Update) -> list[tuple[Bucket, dict[str, Any]]]:
         """The batches of an update, on the devices; waits until there are blocks for it."""
-        count = self.wait(update)
+        count = self._count(update)
         parts = []
         for number, bucket in enumerate(update.group.buckets):
             rng = np.random.default_rng((_CHOICE, self.config.seed, update.step, number))
@@ -139,7 +139,7 @@ class Resident:
         }
 
     def wait(self, update: Update) -> int:
-        """How many of the blocks this update uses, once they are there."""
+        """How many of the blocks this host has for an update, once they are there."""
         arrivals, kinds = self.config.data.arrivals, map(self._shape, update.group.buckets)
         first = 1 + max(self.order.index(kind) for kind in kinds)
 
@@ -162,7 +162,11 @@ class Resident:
                     f"clips and this run needs {wanted()}: take a device with more memory, or set "
                     "data.resident lower."
                 )
-            count = wanted() if arrivals or self.config.minutes is None else len(self.blocks)
+            return wanted() if arrivals or self.config.minutes is None else len(self.blocks)
+
+    def _count(self, update: Update) -> int:
+        """How many of the blocks an update uses."""
+        count = self.wait(update)
         if len(self.joined) < len(self.order):  # one host may have drawn more than another
             count = self.least(count)
         self.joined += [update.step] * (count - len(self.joined))

@@ -5,28 +5,39 @@ connections over which they met stay, for what all must do alike although only o
 it, such as what time it is.
 """
 
+import concurrent.futures
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import queue
 import secrets
+import selectors
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
 from vjax import validation
 from vjax.config import ConfigError, RunConfig
 from vjax.parallel.meeting import WAIT, Channel, gather, join
+from vjax.training.process import Interrupt, StopSignal
+
+T = TypeVar("T")
 
 _WAIT = 60.0  # seconds, where that is not set
 _GRACE = 5.0  # seconds
+_POLL = 0.2  # seconds from one look at what goes on to the next
+_BEAT = 5.0  # seconds from one sign of life to the next
+_SILENT = 60.0  # seconds without one, after which a process is given up
+_VALUE, _SIGNAL, _LOST, _THERE = "value", "signal", "lost", "there"  # what processes send
 _LATE = 10.0  # seconds until a network file system shows a new file everywhere
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -37,11 +48,22 @@ class Processes:
 
     Args:
         channels: to the others in their order, on process 0; to process 0, on the others.
+        stop: what a signal to this process is noted in, and one to any other as well.
     """
 
-    def __init__(self, index: int = 0, channels: tuple[Channel, ...] = ()):
-        self.index, self._channels = index, channels
+    def __init__(
+        self,
+        index: int = 0,
+        channels: tuple[Channel, ...] = (),
+        stop: StopSignal | None = None,
+    ):
+        self.index, self._channels, self.stop = index, channels, stop or StopSignal()
         self.together = False  # whether this process ends if another is gone
+        self.stopped = False  # whether something may still be at work that nobody waits for
+        self._there = set(range(len(channels)))  # of the channels those that are open
+        self._values: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in channels]
+        if channels:
+            threading.Thread(target=self._mind, daemon=True).start()
 
     def first(self, value):
         """What process 0 gave, on every process. All wait for each other here, as below."""
@@ -50,10 +72,6 @@ class Processes:
     def least(self, value):
         """The smallest that any process gave."""
         return self._decide(value, min)
-
-    def most(self, value):
-        """The largest that any process gave."""
-        return self._decide(value, max)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Compares what must be the same everywhere.
@@ -90,59 +108,157 @@ class Processes:
                 "that all of them share."
             )
 
-    def mind(self) -> None:
-        """From here on this process ends where another one is gone, until they `leave`."""
-        self.together = True
-        threading.Thread(target=self._mind, daemon=True).start()
+    def wait(self, work: Callable[[], T]) -> T:
+        """What `work` returns, once the work of all is done.
+
+        It is done in a thread, so that a signal is heard, whichever process it comes to and however
+        long it takes. What several processes do at once, they all do here or not at all. `work`
+        itself may not use this object.
+
+        Raises:
+            Interrupt: a signal came to one of them: on all, and the work is left to itself.
+            ConfigError: the work of another process failed; says why.
+        """
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        everywhere = False
+        while not everywhere:
+            concurrent.futures.wait([done], _POLL)
+            problem = ""
+            if done.done() and (error := done.exception()) is not None:
+                lines = str(error).splitlines() or [""]
+                problem = f"{type(error).__name__} on process {self.index}: {lines[0]}"
+            everywhere, number, problem = self._decide(
+                [done.done(), self.stop.number or 0, problem], _progress
+            )
+            if number:
+                self.stopped = True
+                self.stop.come(number)
+                raise Interrupt
+            if problem:
+                self.stopped = True
+                if done.done():
+                    done.result()
+                raise ConfigError(problem)
+        return done.result()
 
     def leave(self) -> None:
         """All go on from here together, and may end when they like."""
         self.first(None)
         self.together = False
 
-    def _mind(self) -> None:
-        # What they compute together would wait for it for ever, and JAX for minutes.
-        while self.together:
-            time.sleep(1)
-            gone = next((channel.who for channel in self._channels if channel.is_closed()), None)
-            if gone is not None and self.together:
-                time.sleep(_GRACE)  # who fails along with it says so
-                if self.together:
-                    print(
-                        f"vjax: {gone} is gone; its own log says why.", file=sys.stderr, flush=True
-                    )
-                    os._exit(1)
+    def end(self, status: int) -> NoReturn:
+        """Ends this process at once, whatever its threads are at; the others first."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        deadline = time.monotonic() + _GRACE
+        if not self.together and self.index == 0:  # JAX kills who outlives process 0
+            while self._there and time.monotonic() < deadline:
+                time.sleep(0.05)
+        os._exit(status)
 
     def _decide(self, value, choose: Callable[[list], Any]):
         """`choose` of the values of all, in their order; what can be JSON."""
         if not self._channels:
             return choose([value])
         if self.index:
-            self._channels[0].send(value)
-            return self._channels[0].receive()
-        chosen = choose([value, *(channel.receive() for channel in self._channels)])
+            self._channels[0].send([_VALUE, value])
+            return self._receive(0)
+        chosen = choose([value, *(self._receive(i) for i in range(len(self._channels)))])
         for channel in self._channels:
-            channel.send(chosen)
+            channel.send([_VALUE, chosen])
         return chosen
+
+    def _receive(self, number: int):
+        value = self._values[number].get()
+        if isinstance(value, ConnectionError):
+            raise value
+        return value
+
+    def _mind(self) -> None:
+        """Takes in what the others send, says that this process is there, and misses who is not."""
+        heard = dict.fromkeys(self._there, time.monotonic())
+        said, told = 0.0, False
+        with selectors.DefaultSelector() as selector:
+            for number, channel in enumerate(self._channels):
+                selector.register(channel.connection, selectors.EVENT_READ, number)
+            while self._there:
+                for key, _ in selector.select(_POLL):
+                    try:
+                        self._take_in(key.data)
+                        heard[key.data] = time.monotonic()
+                    except ConnectionError as error:
+                        selector.unregister(key.fileobj)
+                        self._lost(key.data, error)
+                now = time.monotonic()
+                for number in [n for n in self._there if now - heard[n] > _SILENT]:
+                    who = self._channels[number].who
+                    problem = f"{who} has been silent for {_SILENT:g} seconds."
+                    self._lost(number, ConnectionError(problem))
+                if self.stop.requested and not told:
+                    told = True
+                    self._tell([_SIGNAL, self.stop.number])
+                if now - said > _BEAT:
+                    said = now
+                    self._tell([_THERE, None], wait=False)
+
+    def _take_in(self, number: int) -> None:
+        for kind, value in self._channels[number].ready():
+            if kind == _VALUE:
+                self._values[number].put(value)
+            elif kind == _SIGNAL:
+                self.stop.come(value)
+            elif kind == _LOST:
+                self._lost(number, ConnectionError(value))
+
+    def _tell(self, notice: list, wait: bool = True) -> None:
+        for number in tuple(self._there):
+            with contextlib.suppress(ConnectionError):  # it is missed when it is read from
+                self._channels[number].send(notice, wait)
+
+    def _lost(self, number: int, error: ConnectionError) -> None:
+        self._there.discard(number)
+        self._values[number].put(error)
+        if not self.together:
+            return
+        self._tell([_LOST, str(error)])
+        time.sleep(_GRACE)  # who fails along with it says so
+        if self.together:
+            # What they compute together would wait for it for ever, and JAX for minutes.
+            print(f"vjax: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 _started: Processes | None = None  # once in the life of a process
 
 
-def start(config: RunConfig) -> Processes:
+def start(config: RunConfig, stop: StopSignal | None = None) -> Processes:
     """Starts JAX together with the other processes of a run, where there are some.
 
     On Cloud TPU and GKE they are found without help. Elsewhere each gets three variables, named as
     JAX names them: JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and
     JAX_PROCESS_ID. Late ones are waited for, VJAX_START_SECONDS long.
 
+    Args:
+        stop: what signals are noted in.
+
     Raises:
         ConfigError: one is missing or differs (said on all), a variable is malformed, or JAX has no
             device.
+        Interrupt: a signal came while they were waited for.
     """
     global _started
+    stop = stop or StopSignal()
     if _started is None:
-        _started = _meet(*_place())
+        _started = _meet(*_place(), stop)
+    _started.stop = stop
     _started.agree(_facts(config) if _started._channels else {})
     try:
         jax.devices()
@@ -155,27 +271,28 @@ def end(main: Callable[[], int]) -> NoReturn:
     """Ends the program with the status that `main` returns.
 
     Where it failed and others go on, it ends at once: JAX would wait minutes for them to end too.
+    So it does where it was stopped: what it was at, such as compiling, may take as long.
     """
     try:
         status = main()
     except Exception:
         traceback.print_exc()
         status = 1
-    if status and _started is not None and _started.together:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    if _started is not None and (_started.stopped or (status and _started.together)):
+        _started.end(status)
     sys.exit(status)
 
 
-def _meet(address: str, count: int, index: int) -> Processes:
+def _meet(address: str, count: int, index: int, stop: StopSignal) -> Processes:
     if count == 1:
         return Processes()
     seconds = _seconds()
     if index == 0:
-        channels = gather(address, count, seconds)
+        channels = gather(address, count, seconds, stop)
     else:
-        channels = (join(address, count, index, seconds),)
+        channels = (join(address, count, index, seconds, stop),)
+    processes = Processes(index, channels, stop)
+    processes.together = True
     jax.distributed.initialize(
         address,
         count,
@@ -183,8 +300,7 @@ def _meet(address: str, count: int, index: int) -> Processes:
         cluster_detection_method="deactivate",
         initialization_timeout=max(60, int(seconds)),
     )
-    processes = Processes(index, channels)
-    processes.mind()
+    stop.listen()  # JAX has taken SIGTERM for itself
     return processes
 
 
@@ -277,6 +393,12 @@ def _flat(value, path: str = "") -> Iterator[tuple[str, str]]:
         return
     for name, item in items:
         yield from _flat(item, f"{path}.{name}" if path else str(name))
+
+
+def _progress(states: list[list]) -> list:
+    """Of work that all do: whether all have done it, a signal that came, and why one failed."""
+    done, numbers, problems = zip(*states, strict=True)
+    return [all(done), max(numbers), next(filter(None, problems), "")]
 
 
 def _disagreement(facts: list[dict[str, str]]) -> str:

@@ -8,9 +8,11 @@ import contextlib
 import json
 import logging
 import socket
+import threading
 import time
 
 from vjax.config import ConfigError
+from vjax.training.process import Interrupt, StopSignal
 
 log = logging.getLogger("vjax")
 
@@ -26,60 +28,73 @@ class Channel:
     def __init__(self, connection: socket.socket, who: str):
         self.connection, self.who = connection, who
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._lines = connection.makefile("rb")
+        self._rest = b""
+        self._lock = threading.Lock()
 
-    def send(self, value) -> None:
-        try:
-            self.connection.sendall(json.dumps(value).encode() + b"\n")
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise self._gone() from error
+    def send(self, value, wait: bool = True) -> None:
+        """Sends a value; one that may not `wait` is left out while another thread sends."""
+        if self._lock.acquire(blocking=wait):
+            try:
+                self.connection.sendall(json.dumps(value).encode() + b"\n")
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise self._gone() from error
+            finally:
+                self._lock.release()
 
     def receive(self):
+        """The next value. One thread alone receives."""
+        while b"\n" not in self._rest:
+            self._read()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    def ready(self) -> list:
+        """All values that have come."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._read(socket.MSG_DONTWAIT)
+        *lines, self._rest = self._rest.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _read(self, flags: int = 0) -> None:
         try:
-            line = self._lines.readline(_LINE)
-        except TimeoutError:
+            found = self.connection.recv(2**16, flags)
+        except (TimeoutError, BlockingIOError):
             raise
         except OSError as error:
             raise self._gone() from error
-        if not line.endswith(b"\n"):
+        self._rest += found
+        if not found or len(self._rest) > _LINE:
             raise self._gone()
-        return json.loads(line)
-
-    def is_closed(self) -> bool:
-        """Whether the other side has left."""
-        try:
-            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        self._lines.close()
-        self.connection.close()
 
     def _gone(self) -> ConnectionError:
         return ConnectionError(f"{self.who} is gone; its own log says why.")
 
 
-def gather(address: str, count: int, seconds: float) -> tuple[Channel, ...]:
+def gather(
+    address: str, count: int, seconds: float, stop: StopSignal | None = None
+) -> tuple[Channel, ...]:
     """Waits for all others, as process 0 does, and lets them go on.
 
     Raises:
         ConfigError: one did not come, on all that did.
+        Interrupt: a signal came to one of them, on all that did.
     """
+    stop = stop or StopSignal()
     there: dict[int, Channel] = {}
     problem, told = "", False
     began = time.monotonic()
     with _listen(address) as server:
         server.settimeout(0.5)
-        while len(there) < count - 1 and not problem:
+        while len(there) < count - 1 and not problem and not stop.requested:
+            for channel in there.values():  # a signal came to that one
+                with contextlib.suppress(ConnectionError):
+                    stop.come(*channel.ready())
             waited = time.monotonic() - began
             if waited > seconds:
                 problem = (
@@ -94,10 +109,12 @@ def gather(address: str, count: int, seconds: float) -> tuple[Channel, ...]:
                 problem = problem or _welcome(server, there, count)
     for channel in there.values():
         with contextlib.suppress(OSError):
-            channel.send(problem)
-    if problem:
+            channel.send(stop.number or problem)
+    if problem or stop.requested:
         for channel in there.values():
             channel.close()
+        if stop.requested:
+            raise Interrupt
         raise ConfigError(problem)
     return tuple(there[number] for number in sorted(there))
 
@@ -119,11 +136,19 @@ def _welcome(server: socket.socket, there: dict[int, Channel], count: int) -> st
     if others != count:
         there[number] = channel
         return f"JAX_NUM_PROCESSES is {count} on process 0 and {others} on process {number}."
-    if number in there and not there[number].is_closed():
+    if number in there and not _left(there[number]):
         channel.send(problem := f"Two processes say that they are process {number}.")
         return problem
     there[number] = channel
     return ""
+
+
+def _left(channel: Channel) -> bool:
+    try:
+        channel.ready()
+    except ConnectionError:
+        return True
+    return False
 
 
 def _listen(address: str) -> socket.socket:
@@ -141,18 +166,24 @@ def _listen(address: str) -> socket.socket:
         ) from error
 
 
-def join(address: str, count: int, index: int, seconds: float) -> Channel:
+def join(
+    address: str, count: int, index: int, seconds: float, stop: StopSignal | None = None
+) -> Channel:
     """Tells process 0 that this one is there, and waits until it says that all are.
 
     Raises:
         ConfigError: it did not answer in time, or another process is missing.
+        Interrupt: a signal came to one of them.
     """
+    stop = stop or StopSignal()
     host, _, port = address.rpartition(":")
     deadline, told, reason = time.monotonic() + seconds, False, "no answer"
     while (left := deadline - time.monotonic()) > 0:
         if left < seconds - 10 and not told:
             log.info("waiting for process 0 at %s (%s)", address, reason)
             told = True
+        if stop.requested:
+            raise Interrupt
         with contextlib.ExitStack() as undo:
             try:
                 place = (host.strip("[]"), int(port))
@@ -161,14 +192,16 @@ def join(address: str, count: int, index: int, seconds: float) -> Channel:
                 undo.callback(channel.close)
                 channel.send([index, count])
                 # Process 0 may have begun to wait later than this one.
-                connection.settimeout(seconds + 2 * _SILENT)
-                problem = channel.receive()
-                if not isinstance(problem, str):
+                problem = _answer(channel, seconds + 2 * _SILENT, stop)
+                if not isinstance(problem, str | int):
                     raise ValueError("something else answers there")
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error).rstrip(".")
                 time.sleep(0.3)
                 continue
+            if isinstance(problem, int):
+                stop.come(problem)
+                raise Interrupt
             if problem:
                 raise ConfigError(problem)
             connection.settimeout(None)
@@ -179,6 +212,21 @@ def join(address: str, count: int, index: int, seconds: float) -> Channel:
         f"seconds ({reason}). Start the same command there, and let its port through between the "
         f"hosts; {WAIT} waits longer."
     )
+
+
+def _answer(channel: Channel, seconds: float, stop: StopSignal):
+    """What process 0 says, once it does. It is told if a signal comes meanwhile."""
+    channel.connection.settimeout(0.2)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return channel.receive()
+        except TimeoutError:
+            if stop.requested:
+                channel.send(stop.number)
+                raise Interrupt from None
+            if time.monotonic() > deadline:
+                raise
 
 
 def _missing(there: dict[int, Channel], count: int) -> str:

@@ -4,6 +4,7 @@ Beside the arrays lie the checksums of their files. Only what differs from them 
 aside; whatever else keeps a checkpoint from being read ends the run and leaves the files alone.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import logging
@@ -80,30 +81,27 @@ class Checkpoints:
             raise self._not_saved(error) from error
 
     def restore(self, like: State) -> State | None:
-        """The newest state that is not damaged, placed as `like` is; None without a checkpoint.
+        """The newest state that is not damaged, see `newest` and `read`; None without one."""
+        step = self.newest()
+        return None if step is None else self.read(step, like)
+
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is not damaged; those that are, are set aside.
+
+        One process does this for all that share the directory.
 
         Raises:
-            ConfigError: the run had other settings, or all its checkpoints are damaged and the
-                config does not say to ignore that.
-            CheckpointError: a checkpoint that is not damaged cannot be read.
+            ConfigError: all are damaged, and the config does not say to ignore that.
+            CheckpointError: a file that is there cannot be read now.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 damage = find_damage(self.directory / str(step))
                 if damage is None:
-                    return self._read(step, abstract)
-            except ConfigError:
-                raise
+                    return step
+                aside = self._set_aside(step)
             except Exception as error:
-                raise CheckpointError(
-                    f"Checkpoint {step} in {self.directory} could not be read: {_reason(error)}. "
-                    "Nothing was changed: start again once the cause is gone, or move that "
-                    "checkpoint away to go on from the one before it."
-                ) from error
-            aside = self._set_aside(step)
+                raise self._not_read(step, error) from error
             log.warning("Checkpoint %d is damaged (%s): moved to %s.", step, damage, aside)
         aside = sorted(self.directory.parent.glob("damaged-*"))
         if aside and not self.config.ignore_damaged:
@@ -112,6 +110,24 @@ class Checkpoints:
                 f"{aside[-1]}). Give --ignore_damaged=True to start it again from step 0."
             )
         return None
+
+    def read(self, step: int, like: State) -> State:
+        """The state of a step, placed as `like` is: arrays, or their shapes with shardings.
+
+        Raises:
+            ConfigError: the run had other settings.
+            CheckpointError: it cannot be read.
+        """
+        self.manager.reload()  # another process may have set some aside
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        try:
+            return self._read(step, abstract)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise self._not_read(step, error) from error
 
     def _read(self, step: int, abstract: State) -> State:
         read = ocp.args.Composite(config=ocp.args.JsonRestore())
@@ -133,8 +149,15 @@ class Checkpoints:
         if jax.process_index():
             return
         for directory in self.directory.glob(f"{self._saving}.*"):
-            sums = {str(p.relative_to(directory)): _checksum(p) for p in _files(directory)}
+            sums = _checksums(directory, _files(directory))
             (directory / CHECKSUMS).write_text(json.dumps(sums, indent=0))
+
+    def _not_read(self, step: int, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"Checkpoint {step} in {self.directory} could not be read: {_reason(error)}. "
+            "Nothing was changed: start again once the cause is gone, or move that "
+            "checkpoint away to go on from the one before it."
+        )
 
     def _not_saved(self, error: Exception) -> CheckpointError:
         return CheckpointError(
@@ -169,17 +192,28 @@ def find_damage(checkpoint: pathlib.Path) -> str | None:
         sums = None
     if not isinstance(sums, dict):
         return f"{CHECKSUMS} is broken"
-    files = {str(path.relative_to(checkpoint)): path for path in _files(checkpoint)}
+    found = _checksums(checkpoint, [p for p in _files(checkpoint) if _name(p, checkpoint) in sums])
     for name, expected in sums.items():
-        if name not in files:
+        if name not in found:
             return f"{name} is missing"
-        if _checksum(files[name]) != expected:
+        if found[name] != expected:
             return f"{name} is not as it was written"
     return None
 
 
 def _files(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for part in _PARTS for p in (directory / part).rglob("*") if p.is_file())
+
+
+def _name(path: pathlib.Path, directory: pathlib.Path) -> str:
+    return str(path.relative_to(directory))
+
+
+def _checksums(directory: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, str]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing and reading hold no lock
+        return dict(
+            zip((_name(p, directory) for p in paths), pool.map(_checksum, paths), strict=True)
+        )
 
 
 def _checksum(path: pathlib.Path) -> str:

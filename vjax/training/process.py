@@ -5,7 +5,9 @@ import fcntl
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from vjax.config import ConfigError
 from vjax.ending import comes_again
@@ -26,7 +28,7 @@ class Stopped(Exception):
 
 
 class Interrupt(BaseException):
-    """Leaves what may be broken off when a signal comes."""
+    """A signal came, and what was waited for is left."""
 
 
 @contextlib.contextmanager
@@ -52,10 +54,11 @@ def alone_in(directory: pathlib.Path) -> Iterator[None]:
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the step in progress ends and is saved."""
+    """Remembers SIGTERM and SIGINT, so that what is in hand ends and is saved."""
 
-    number: int | None = None  # of the signal that came
-    _breaks_off = False
+    number: int | None = None  # of the signal that came, to this process or to another
+    _interrupted = False  # by Ctrl-C here
+    _before: Mapping[int, Any] = types.MappingProxyType({})  # what signals were handled by
 
     @property
     def requested(self) -> bool:
@@ -75,48 +78,38 @@ class StopSignal:
         if self.number == signal.SIGTERM and saved:
             text = os.environ.get(PREEMPTED, "")
             return int(text) if text.isdecimal() and int(text) < 256 else 0
-        return 128 + self.number
+        return 128 + (self.number or 0)
 
-    def heard(self, most: Callable[[int], int]) -> bool:
-        """Whether a signal came, to this process or to another.
+    def come(self, *numbers: int) -> None:
+        """Takes note of signals that came to another process of the run."""
+        for number in numbers:
+            if not self.requested:
+                self.number = number
 
-        Args:
-            most: gives the largest of what all processes have, from what this one has.
-        """
-        number = most(self.number or 0)
-        if number:  # one that came to this process alone meanwhile is heard next time
-            self.number = number
-        return bool(number)
-
-    @contextlib.contextmanager
-    def breaks_off(self) -> Iterator[None]:
-        """What is done here is left with `Interrupt` when a signal comes, or came already."""
-        self._breaks_off = True
-        try:
-            if self.requested:
-                raise Interrupt
-            yield
-        finally:
-            self._breaks_off = False
+    def listen(self) -> None:
+        """Signals come here from now on, where they did before."""
+        for number in self._before:
+            signal.signal(number, self._note)
 
     def __enter__(self):
         signals = (signal.SIGTERM, signal.SIGINT)
-        self._before = {number: signal.signal(number, self._note) for number in signals}
+        self._before = {number: signal.getsignal(number) for number in signals}
+        self.listen()
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _note(self, number, frame):
         if comes_again(number, frame):
             return
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:  # that is not what was meant the first time
+                raise KeyboardInterrupt
+            self._interrupted = True
         if not self.requested:
             # Written at once, since a log may be in the middle of a line.
             os.write(2, b"Stopping ...\n")
         self.number = number
-        if self._breaks_off:
-            self._breaks_off = False
-            raise Interrupt

@@ -140,7 +140,7 @@ def compile_ahead(
                 np.float32(0),
             ).compile()
 
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=len(batches))
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=len(batches) or 1)
     programs = {bucket: pool.submit(build, bucket) for bucket in batches}
     pool.shutdown(wait=False)
     return programs
