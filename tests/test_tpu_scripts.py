@@ -29,13 +29,18 @@ refused = here / "refused"
 if refused.is_file() and refused.read_text() in text:
     sys.exit("ERROR: RESOURCE_EXHAUSTED: there is no more capacity in the zone")
 if " describe " in text or " get jobset " in text:
+    states = here / ("nodes" if "tpu-vm" in text else "states")
+    state, *rest = states.read_text().split()
     if "failedData" in text:
         print("no capacity until the time that was asked for")
-    else:
-        state, *rest = (here / "states").read_text().split()
-        if rest:
-            (here / "states").write_text(" ".join(rest))
-        print(state)
+        sys.exit()
+    if rest:
+        states.write_text(" ".join(rest))
+    if state == "NOT_FOUND":
+        sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource was not found")
+    if state == "?":
+        sys.exit("ERROR: (gcloud.compute.tpus) There was a problem refreshing your tokens")
+    print(state)
 elif " ssh " in text or " scp " in text:
     node = next(a for a in arguments if a.partition(":")[0] in os.environ["NODES"].split())
     workers = [0, 1] if flags["--worker"] == "all" else [int(flags["--worker"])]
@@ -79,8 +84,11 @@ class Cloud:
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
 
-    def __call__(self, line: str, *more: str, states: str = "", refuses: str = ""):
+    def __call__(
+        self, line: str, *more: str, states: str = "", nodes: str = "READY", refuses: str = ""
+    ):
         (self.directory / "states").write_text(states)
+        (self.directory / "nodes").write_text(nodes)
         if refuses:
             (self.directory / "refused").write_text(refuses)
         script, *arguments = line.split()
@@ -222,6 +230,7 @@ DOCUMENTED = {
     "spot reserved network tags zone project",
     "queued-resources describe": "format zone project",
     "queued-resources delete": "force quiet zone project",
+    "tpu-vm describe": "format zone project",
     "tpu-vm ssh": "worker command ssh-flag zone project",
     "tpu-vm scp": "worker recurse zone project",
     "firewall-rules create": "network allow source-tags target-tags project",
@@ -398,52 +407,184 @@ def test_a_second_run_is_refused_and_a_run_can_be_stopped(cloud):
     assert cloud("run demo --follow").returncode == 143
 
 
-def test_a_slice_that_is_taken_away_is_made_anew_and_the_run_goes_on(cloud):
-    for worker in range(2):  # the first attempt fails, all later ones end well
-        cloud.host(worker, "[ -e tried ] && exit 0; touch tried; exit 1")
-    python = cloud.directory / "bin" / "python3"  # of setup.sh on the host: installs nothing
-    python.write_text("#!/bin/sh\n")
-    python.chmod(0o755)
-    for name in ("sudo", "mountpoint"):
-        (cloud.directory / "bin" / name).symlink_to(python)
-    run = cloud(
-        "watch demo --slice v5e:4x4 --share gs://bucket --spot -- vjax.train config.py",
-        states="ACTIVE SUSPENDED SUSPENDED PROVISIONING ACTIVE",
+WATCH = "watch demo --slice v5e:4x4 --share gs://bucket --spot"
+RUN = "-- vjax.train config.py"
+
+
+@pytest.fixture
+def hosts(cloud):
+    """Two hosts on which installing does nothing; a directory takes what the share would."""
+    nothing = cloud.directory / "bin" / "python3"
+    nothing.write_text("#!/bin/sh\n")
+    nothing.chmod(0o755)
+    for name in ("sudo", "mountpoint", "gcsfuse"):
+        (cloud.directory / "bin" / name).symlink_to(nothing)
+
+    def make(*pythons: str):
+        (cloud.directory / "share").mkdir()
+        return [cloud.host(worker, python) for worker, python in enumerate(pythons)]
+
+    return make
+
+
+def steps(cloud) -> list[str]:
+    """What was done to the slice and on it, in order."""
+    found = (
+        re.search(r"(create|delete|start|install|clear|follow)\b", call) for call in cloud.calls
     )
-    verbs = [re.search(r"(create|delete|start|install) ", call) for call in cloud.calls]
-    assert [verb[1] for verb in verbs if verb] == ["start", "delete", "create", "install", "start"]
-    assert "demo is SUSPENDED: it is made anew" in run.stderr
+    return [step[1] for step in found if step]
+
+
+FIRST_ENDS_WITH = "[ -e tried ] && exit 0; touch tried; exit"
+
+
+@pytest.mark.parametrize(
+    ("states", "nodes"),
+    [
+        ("ACTIVE SUSPENDED NOT_FOUND PROVISIONING ACTIVE", "READY"),
+        # Its state says so late, or that of a node alone.
+        ("ACTIVE ACTIVE ACTIVE ACTIVE SUSPENDING SUSPENDED PROVISIONING ACTIVE", "READY"),
+        ("ACTIVE", "READY READY PREEMPTED PREEMPTED READY"),
+        ("ACTIVE", "READY READY NOT_FOUND NOT_FOUND READY"),
+        # Of what cannot be told nothing is concluded.
+        ("? ACTIVE ? ACTIVE ? SUSPENDED ? SUSPENDED PROVISIONING ACTIVE", "READY"),
+    ],
+)
+def test_a_slice_that_is_taken_away_is_made_anew_and_the_run_goes_on(cloud, hosts, states, nodes):
+    hosts(f"{FIRST_ENDS_WITH} 75", f"{FIRST_ENDS_WITH} 1")
+    run = cloud(f"{WATCH} --restarts 0 {RUN}", states=states, nodes=nodes)
     assert run.returncode == 0, run.stderr
+    expected = ["start", "follow", "delete", "create", "install", "start", "follow"]
+    if "NOT_FOUND" in states:
+        expected.remove("delete")
+    assert steps(cloud) == expected
+    assert "The run has ended." in run.stderr
+    assert run.stderr.endswith("until it is deleted:\n  tpu_scripts/delete.sh demo\n")
 
 
-def test_all_hosts_start_again_where_one_fails_on_a_slice_that_stays(cloud):
-    cloud.host(0, "echo a; exit 0")
-    cloud.host(1, "exit 9")
+def test_a_node_that_restarts_is_waited_for_and_set_up_again(cloud, hosts):
+    hosts(*[f"{FIRST_ENDS_WITH} 137"] * 2)
     run = cloud(
-        "watch demo --slice v5e:4x4 --share gs://bucket --restarts 1 -- vjax.train config.py",
-        states="ACTIVE",
+        f"{WATCH} --restarts 0 {RUN}", states="ACTIVE", nodes="READY RESTARTING REPAIRING READY"
     )
+    assert run.returncode == 0, run.stderr
+    assert steps(cloud) == ["start", "follow", "install", "start", "follow"]
+
+
+def test_a_request_that_waits_keeps_its_place(cloud, hosts):
+    hosts("exit 0", "exit 0")
+    run = cloud(f"{WATCH} {RUN}", states="WAITING_FOR_RESOURCES PROVISIONING ACTIVE")
+    assert run.returncode == 0, run.stderr
+    assert steps(cloud) == ["install", "start", "follow"]
+
+
+def test_all_hosts_start_again_where_one_fails_on_a_slice_that_stays(cloud, hosts):
+    hosts("echo a; exit 0", "exit 9")
+    run = cloud(f"{WATCH} --restarts 1 {RUN}", states="ACTIVE")
     assert run.returncode == 9
-    assert len([call for call in cloud.calls if "host.sh start" in call]) == 2
-    assert not [call for call in cloud.calls if " delete " in call]
-    assert "may not start again" in run.stderr
+    assert steps(cloud) == ["start", "follow", "clear", "start", "follow"]
+    assert "there was no new checkpoint for 1 restarts" in run.stderr
+    assert "demo is ACTIVE and costs money until" in run.stderr
 
 
-def test_a_preempted_run_goes_on_where_its_slice_stayed_and_one_stopped_by_hand_does_not(cloud):
-    for worker in range(2):
-        cloud.host(worker, '[ -e tried ] && exit 0; touch tried; exit "$VJAX_PREEMPTED_STATUS"')
-    watch = "watch demo --slice v5e:4x4 --share gs://bucket --restarts 0 -- vjax.train config.py"
-    run = cloud(watch, states="ACTIVE")
-    assert run.returncode == 0, run.stderr
-    assert "was preempted and has saved: it goes on" in run.stderr
-    for worker in range(2):
-        checkout = cloud.directory / f"demo-w{worker}" / "vjax"
-        (checkout / ".venv" / "bin" / "python").write_text(
-            '#!/usr/bin/env bash\ntouch .run/stopped; exit "$VJAX_PREEMPTED_STATUS"\n'
-        )
-    run = cloud(watch, states="ACTIVE")
+@pytest.mark.parametrize(
+    ("status", "starts"),
+    [("9", 3), ('"$VJAX_PREEMPTED_STATUS"', 4)],  # who has saved for a preemption has not failed
+)
+def test_a_new_checkpoint_gives_all_restarts_back(cloud, hosts, status, starts):
+    hosts(
+        f"""for step in 100 200; do
+          [ -d runs/a/checkpoints/$step ] || {{ mkdir -p runs/a/checkpoints/$step; exit {status}; }}
+        done; exit 7""",
+        "exit 0",
+    )
+    run = cloud(f"{WATCH} --restarts 1 {RUN}", states="ACTIVE")
+    assert run.returncode == 7
+    assert steps(cloud).count("start") == starts
+    assert ("was preempted and has saved: it goes on" in run.stderr) == (status != "9")
+
+
+def test_a_run_that_is_stopped_by_hand_does_not_go_on(cloud, hosts):
+    hosts(*['touch .run/stopped; exit "$VJAX_PREEMPTED_STATUS"'] * 2)
+    run = cloud(f"{WATCH} {RUN}", states="ACTIVE")
     assert run.returncode == 143
-    assert "The run was stopped by hand (143)" in run.stderr
+    assert "The run was stopped by hand" in run.stderr
+    assert steps(cloud) == ["start", "follow"]
+
+
+def test_a_signal_that_did_not_come_from_here_is_a_preemption(cloud, hosts):
+    hosts(*[f"{FIRST_ENDS_WITH} 143"] * 2)  # as modules that cannot save end
+    run = cloud(f"{WATCH} --restarts 1 {RUN}", states="ACTIVE")
+    assert run.returncode == 0, run.stderr
+    assert steps(cloud).count("start") == 2
+
+
+def test_a_run_that_goes_on_already_is_watched_and_not_started(cloud, hosts):
+    for host in hosts(*["sleep 2; exit 0"] * 2):
+        subprocess.run([host / "tpu_scripts" / "host.sh", "start", "vjax.train"], check=True)
+    run = cloud(f"{WATCH} {RUN}", states="ACTIVE")
+    assert run.returncode == 0, run.stderr
+    assert steps(cloud) == ["follow"]
+
+
+def test_what_does_not_end_is_killed_before_a_new_start(cloud, hosts, monkeypatch):
+    monkeypatch.setenv("CLEAR_SECONDS", "1")
+    (host,) = hosts("trap '' TERM; sleep 100 & wait; sleep 100")
+    script = host / "tpu_scripts" / "host.sh"
+    subprocess.run([script, "start", "vjax.train"], check=True)
+    assert subprocess.run([script, "running"]).returncode == 0
+    subprocess.run([script, "clear"], check=True)
+    assert subprocess.run([script, "wait"], capture_output=True).returncode == 137
+
+
+@pytest.mark.parametrize(("tries", "status"), [("NOT_FOUND", 1), ("ACTIVE SUSPENDED", 1)])
+def test_no_capacity_ends_a_watch_with_what_stays_behind(cloud, hosts, tries, status):
+    hosts("exit 1", "exit 1")
+    run = cloud(f"{WATCH} --restarts 1 {RUN}", states=f"{tries} FAILED", refuses=" create ")
+    assert run.returncode == status
+    assert steps(cloud).count("create") == (1 if tries == "NOT_FOUND" else 2)
+    assert run.stderr.count("demo stays behind as FAILED, without hosts") == steps(cloud).count(
+        "create"
+    ) + (tries != "NOT_FOUND")
+    assert "tpu_scripts/delete.sh demo" in run.stderr
+
+
+# --- What hosts share ----------------------------------------------------------------------------
+
+
+def test_a_bucket_that_is_not_there_is_named_on_every_host(cloud, hosts):
+    hosts("exit 0", "exit 0")
+    (cloud.directory / "bin" / "mountpoint").unlink()
+    (cloud.directory / "bin" / "mountpoint").symlink_to("/bin/false")
+    (cloud.directory / "bin" / "gcsfuse").unlink()
+    (cloud.directory / "bin" / "gcsfuse").symlink_to("/bin/false")
+    for worker in range(2):
+        script = cloud.directory / f"demo-w{worker}" / "vjax" / "tpu_scripts" / "host.sh"
+        run = subprocess.run([script, "install", "gs://gone"], capture_output=True, text=True)
+        assert run.returncode == 1
+        assert "gs://gone cannot be mounted" in run.stderr
+        assert "gcloud storage buckets describe gs://gone" in run.stderr
+
+
+def test_a_share_is_mounted_again_after_a_host_restarted(cloud, hosts):
+    for host in hosts("exit 0", "exit 0"):
+        (host / ".share").write_text("gs://bucket\n")
+    for name, does in {"mountpoint": "exit 1", "gcsfuse": 'echo "mounted $*"'}.items():
+        (cloud.directory / "bin" / name).unlink()
+        (cloud.directory / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (cloud.directory / "bin" / name).chmod(0o755)
+    run = cloud(f"run demo {RUN}")
+    assert run.returncode == 0, run.stderr
+    assert f"mounted --implicit-dirs bucket {cloud.directory}/share" in run.stdout
+
+
+def test_a_share_that_cannot_be_written_is_said_before_the_run(cloud, hosts):
+    hosts(ECHO, ECHO)
+    (cloud.directory / "share" / "runs").touch()  # in the way
+    run = cloud(f"run demo {RUN}")
+    assert run.returncode == 1
+    assert f"Nothing can be written to {cloud.directory}/share" in run.stdout
+    assert "cache" not in run.stdout
 
 
 # --- GKE -----------------------------------------------------------------------------------------

@@ -129,10 +129,35 @@ where() {
   if [ "$slices" -gt 1 ]; then printf ' --slices %s' "$slices"; fi
 }
 
-# CREATING, WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDING, SUSPENDED, FAILED, DELETING;
-# nothing where it cannot be told.
-state_of() {
-  tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null || true
+# What gcloud says of a state: NOT_FOUND where there is none, and nothing where it cannot be told.
+state_in() {
+  local found
+  if found=$(tpus "$@" 2>&1); then
+    printf '%s' "${found##*$'\n'}"
+  elif [[ $found == *NOT_FOUND* || $found == *'not found'* ]]; then
+    printf NOT_FOUND
+  fi
+}
+
+# ACCEPTED, CREATING, WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDING, SUSPENDED, FAILED,
+# DELETING, or as above.
+state_of() { state_in queued-resources describe "$name" --format='value(state.state)'; }
+
+# Says what stays behind, at the end of a script that has `asked` for a slice.
+leftovers() {
+  local status=$? state
+  trap - EXIT
+  if [ -n "$dry_run" ] || [ -z "$asked" ]; then exit "$status"; fi
+  state=$(state_of)
+  case $state in
+    NOT_FOUND) say "No queued resource $name was found; if one comes up after all:" ;;
+    '') say "gcloud does not say whether there is a $name; if so, it may cost money, until:" ;;
+    ACTIVE) say "$name is ACTIVE and costs money until it is deleted:" ;;
+    FAILED | SUSPENDED) say "$name stays behind as $state, without hosts; its name is taken until:" ;;
+    *) say "$name stays in the queue ($state), may become ACTIVE and then costs money, until:" ;;
+  esac
+  say "  tpu_scripts/delete.sh $(where)${network:+ --network $network}"
+  exit "$status"
 }
 
 # One node per slice.

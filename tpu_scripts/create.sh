@@ -36,20 +36,6 @@ else
 fi
 
 asked=''
-leftovers() {
-  local status=$? state
-  trap - EXIT
-  if [ -n "$dry_run" ] || [ -z "$asked" ]; then exit "$status"; fi
-  state=$(state_of)
-  case $state in
-    '') say "No queued resource $name was found; if one comes up after all:" ;;
-    ACTIVE) say "$name is ACTIVE and costs money until it is deleted:" ;;
-    FAILED | SUSPENDED) say "$name stays behind as $state, without hosts; its name is taken until:" ;;
-    *) say "$name stays in the queue ($state), may become ACTIVE and then costs money, until:" ;;
-  esac
-  say "  tpu_scripts/delete.sh $(where)${network:+ --network $network}"
-  exit "$status"
-}
 trap leftovers EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -78,6 +64,10 @@ while :; do
   before=$state
   case $state in
     ACTIVE) exit 0 ;;
+    NOT_FOUND)
+      say "$name is no longer there: it was deleted, or never made."
+      exit 1
+      ;;
     FAILED)
       say "$name cannot be had: $(tpus queued-resources describe "$name" \
         --format='value(state.failedData.error.message)' 2>/dev/null || true)"

@@ -5,11 +5,13 @@
 #   host.sh exec vjax.MODULE …                    runs a module here and becomes it
 #   host.sh start vjax.MODULE …                   runs it on, without a terminal
 #   host.sh follow | wait | stop                  the log | its end, with its status | SIGTERM
+#   host.sh running | reached | clear             is it? | its checkpoints | end it, whatever it takes
 #   host.sh --dry-run …                           prints the commands of install and exec
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mounted=${VJAX_MOUNT:-/mnt/vjax}
 state=.run # of the run that was started last: its log, pid and status
+share=.share # what is mounted here
 
 fail() {
   echo "$(hostname): $*" >&2
@@ -31,17 +33,23 @@ run() {
 }
 
 mount_share() {
+  # Where gcsfuse has died, its directory is neither there nor not there.
+  if grep -qs " $mounted fuse" /proc/mounts && ! timeout -s KILL 20 ls "$mounted" >/dev/null 2>&1; then
+    run sudo umount -l "$mounted"
+  fi
   run sudo mkdir -p "$mounted"
   if mountpoint -q "$mounted"; then return; fi
   case $1 in
     gs://*)
       command -v gcsfuse >/dev/null || [ -n "$dry_run" ] || install_gcsfuse
       run sudo chown "$(id -u)" "$mounted"
-      run gcsfuse --implicit-dirs "${1#gs://}" "$mounted"
+      run gcsfuse --implicit-dirs "${1#gs://}" "$mounted" ||
+        fail "$1 cannot be mounted; gcsfuse says why above. Is there such a bucket (gcloud storage buckets describe $1), and may the service account of this TPU read and write it?"
       ;;
     *)
       run sudo apt-get install -y -q nfs-common
-      run sudo mount -t nfs -o rw,hard "$1" "$mounted"
+      run timeout -s KILL 50 sudo mount -t nfs -o rw,hard "$1" "$mounted" ||
+        fail "$1 cannot be mounted. Is the server there, in this network, and does it export that path?"
       ;;
   esac
 }
@@ -59,7 +67,9 @@ link_share() {
   if [ -d runs ] && [ ! -L runs ]; then
     fail "vjax/runs is a directory of this host alone: move what it has to $mounted/runs first."
   fi
-  run mkdir -p "$mounted/runs" "$mounted/compiled"
+  # A bucket that is gone gives errors, a server that is gone no answer.
+  run timeout -s KILL 40 mkdir -p "$mounted/runs" "$mounted/compiled" ||
+    fail "Nothing can be written to $mounted: what setup.sh mounted there with --share is gone, or read-only."
   run ln -sfn "$mounted/runs" runs
 }
 
@@ -81,6 +91,7 @@ case $action in
     if [ $# -gt 0 ]; then
       mount_share "$1"
       link_share
+      [ -n "$dry_run" ] || echo "$1" >"$share"
     fi
     # The images have an older Python; uv brings one.
     run python3 -m pip install --user --quiet uv
@@ -93,6 +104,7 @@ case $action in
     [ -n "$dry_run" ] || find_tpu
     python=.venv/bin/python
     [ -x "$python" ] || python=python3
+    if [ -f "$share" ]; then mount_share "$(cat "$share")"; fi # a host that restarted has lost it
     if [ -d "$mounted" ]; then
       link_share
       export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$mounted/compiled}
@@ -121,7 +133,9 @@ case $action in
     while running; do sleep 1; done
     for _ in 1 2 3 4 5 6 7 8 9 10; do [ -f "$state/status" ] || sleep 0.2; done
     status=$(cat "$state/status" 2>/dev/null || echo 137) # killed, with all that watched it
-    if [ "$status" -eq 75 ] && [ -f "$state/stopped" ]; then status=143; fi # by hand, no preemption
+    case $status in # a SIGTERM that did not come from here is a preemption
+      75 | 143) if [ -f "$state/stopped" ]; then status=143; else status=75; fi ;;
+    esac
     if [ "$status" -ne 0 ]; then
       echo "$(hostname) ended with $status:" >&2
       tail -n 20 "$state/log" >&2
@@ -133,6 +147,16 @@ case $action in
       touch "$state/stopped"
       kill -TERM "$(cat "$state/pid")"
     fi
+    ;;
+  running) running ;;
+  reached) find runs/*/checkpoints -mindepth 1 -maxdepth 1 -name '[0-9]*' ! -name '*[!0-9]*' 2>/dev/null | sort ;;
+  clear)
+    if running; then kill -TERM "$(cat "$state/pid")"; fi
+    for ((second = 0; second < ${CLEAR_SECONDS:-120}; second++)); do
+      if ! running; then exit; fi
+      sleep 1
+    done
+    kill -KILL "$(cat "$state/pid")"
     ;;
   *) fail "install, exec, start, follow, wait or stop is needed, not ${action:-nothing}." ;;
 esac

@@ -4,16 +4,18 @@
 #   tpu_scripts/watch.sh NAME --slice v5p:4x4x4 --share gs://BUCKET --spot -- vjax.train configs/FILE.py
 #
 # A slice that is taken away (or was never there) is deleted, asked for anew, set up, and the run goes
-# on from its last checkpoint. Where hosts fail on a slice that stays, the whole set starts again.
+# on from its last checkpoint. Where hosts fail on a slice that stays, the whole set starts again. A run
+# that is going on already is watched, not started.
 #
-#   --restarts N           so often at most on a slice that stays (3)
+#   --restarts N           so often at most without a new checkpoint in between (3); where the slice was
+#                          taken away it does not count
 #   --share WHAT           as for setup.sh: without it a new slice would begin at step 0
 #   --slice --slices --spot --reserved --wait-minutes --runtime-version --network --zone --project
 #                          as for create.sh
 #   --dry-run              print what would be run, and run nothing
 #
 # Leave it on a machine that stays up. Ends with 0 when the run has ended, and otherwise as the run, or
-# as create.sh. The slice stays: delete.sh NAME.
+# as create.sh. The slice stays, and it says how to delete it.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 takes='--restarts= --share= --slice= --slices= --spot --reserved --wait-minutes= --runtime-version= --network= --zone= --project='
@@ -26,59 +28,137 @@ restarts=${restarts:-3}
 
 location=("$name" ${zone:+"--zone=$zone"} ${project:+"--project=$project"} ${dry_run:+--dry-run})
 several=("${location[@]}" --slices="$slices")
+on_host=vjax/tpu_scripts/host.sh
+first=$(nodes | sed -n 1p)
+looks=6 # at a slice whose run failed: hosts go before its state says so
 
-again() {
-  if [ -n "$1" ]; then "$here/delete.sh" "${location[@]}" || return; fi
+create() {
   "$here/create.sh" "${several[@]}" --slice="$slice" ${spot:+--spot} ${reserved:+--reserved} \
     ${wait_minutes:+"--wait-minutes=$wait_minutes"} ${network:+"--network=$network"} \
-    ${runtime_version:+"--runtime-version=$runtime_version"} || return
-  "$here/setup.sh" "${several[@]}" --share="$share"
+    ${runtime_version:+"--runtime-version=$runtime_version"}
 }
+set_up() { "$here/setup.sh" "${several[@]}" --share="$share"; }
 
 if [ -n "$dry_run" ]; then
   "$here/run.sh" "${several[@]}" -- "${module[@]}"
-  again SUSPENDED
+  "$here/delete.sh" "${location[@]}"
+  create
+  set_up
   exit
 fi
-trap 'say "$name is left as it is, and so is its run: run.sh $(where) --follow"; exit 130' INT
+
+# READY where the slice can be used, else the state of its request, or of a node as NODE_STATE.
+standing() {
+  local state node
+  state=$(state_of)
+  if [ "$state" = ACTIVE ]; then
+    for node in $(nodes); do
+      state=$(state_in tpu-vm describe "$node" --format='value(state)')
+      if [ "$state" != READY ]; then
+        printf '%s' "${state:+NODE_$state}"
+        return
+      fi
+    done
+  fi
+  printf '%s' "$state"
+}
+
+# Whether the slice is still there some time after its run failed.
+stays() {
+  local look state
+  for ((look = 0; look < looks; look++)); do
+    sleep "$poll"
+    state=$(standing)
+    if [ -n "$state" ] && [ "$state" != READY ]; then return 1; fi
+  done
+}
+
+# Whether there are new checkpoints, which give all restarts back.
+progressed() {
+  local now
+  now=$(ssh_to "$first" --worker=0 --command="$on_host reached" 2>/dev/null) || return
+  [ "$now" != "$reached" ] || return
+  reached=$now left=$restarts
+}
+
+# Counts what came to nothing, and ends with its status where that was once too often.
+count() {
+  if [ "$left" -eq 0 ]; then
+    say "$2, and there was no new checkpoint for $restarts restarts: see the log above."
+    exit "$1"
+  fi
+  left=$((left - 1))
+  say "$2: it starts again ($left more without a new checkpoint)."
+}
+
+left=$restarts reached='' fresh='' ran='' said='' asked=1
+trap leftovers EXIT
+trap 'say "A run that was started goes on: run.sh $(where) --follow, or watch it again."; exit 130' INT
+trap 'exit 143' TERM
 
 while :; do
-  state=$(state_of)
-  if [ "$state" != ACTIVE ]; then
-    say "$name is ${state:-not there}: it is made anew."
-    again "$state" || {
-      status=$?
-      # Taken away at once, or between creating it and setting it up: once more.
-      state=$(state_of)
-      if [ "$status" -eq 4 ] || { [ -n "$state" ] && [[ $state == SUSPEND* ]]; }; then
-        sleep "$poll"
-        continue
-      fi
-      exit "$status"
+  state=$(standing) status=0
+  if [ "$state" != "$said" ]; then say "$name: ${state:-state unknown}"; fi
+  said=$state
+  case $state in
+    READY) ;;
+    '') # no answer, which says nothing of the slice
+      sleep "$poll"
+      continue
+      ;;
+    NODE_RE* | NODE_START* | NODE_CREATING | DELETING | SUSPENDING | \
+      ACCEPTED | CREATING | PROVISIONING | WAITING_FOR_RESOURCES)
+      fresh=1 # after a restart its mounts are gone
+      sleep "$poll"
+      continue
+      ;;
+    *)
+      if [ "$state" != NOT_FOUND ]; then "$here/delete.sh" "${location[@]}" || status=$?; fi
+      if [ "$status" -eq 0 ]; then create || status=$?; fi
+      case $status in
+        0) fresh=1 ;;
+        4) sleep "$poll" ;; # taken away at once
+        *)
+          if [ "$status" -ne 1 ] || [ -z "$ran" ]; then
+            trap - EXIT # it has been said what stays behind
+            exit "$status"
+          fi
+          count "$status" "$name could not be made anew"
+          sleep "$poll"
+          ;;
+      esac
+      continue
+      ;;
+  esac
+
+  if [ -n "$fresh" ]; then
+    set_up || {
+      if stays; then count 1 "$name could not be set up"; fi
+      continue
     }
+    fresh=''
   fi
-  status=0
-  "$here/run.sh" "${several[@]}" -- "${module[@]}" || status=$?
-  if [ "$status" -eq 0 ]; then exit 0; fi
-  sleep "$poll" # a slice that is taken away is ACTIVE for a moment longer
-  if [ "$(state_of)" = ACTIVE ]; then
-    case $status in
-      130 | 143)
-        say "The run was stopped by hand ($status)."
-        exit "$status"
-        ;;
-      75)
-        say "The run was preempted and has saved: it goes on."
-        continue
-        ;;
-    esac
-    if [ "$restarts" -eq 0 ]; then
-      say "The run ended with $status and may not start again; see its log above."
-      exit "$status"
+  progressed || true
+  ran=1 action=(-- "${module[@]}")
+  if ssh_to "$first" --worker=0 --command="$on_host running" >/dev/null 2>&1; then action=(--follow); fi
+  "$here/run.sh" "${several[@]}" "${action[@]}" || status=$?
+  case $status in
+    0)
+      say "The run has ended."
+      exit 0
+      ;;
+    143)
+      say "The run was stopped by hand."
+      exit 143
+      ;;
+  esac
+  if stays; then
+    if progressed && [ "$status" -eq 75 ]; then
+      say "The run was preempted and has saved: it goes on."
+    else
+      count "$status" "The run ended with $status on a slice that stays"
     fi
-    restarts=$((restarts - 1))
-    say "The run ended with $status: all hosts start again ($restarts more)."
-    "$here/run.sh" "${several[@]}" --stop || true
-    "$here/run.sh" "${several[@]}" --follow >/dev/null 2>&1 || true # until none is left
+    # Unless only the connection broke, none may be left.
+    if [ "$status" -ne 255 ]; then on_all "$on_host clear" >/dev/null 2>&1 || true; fi
   fi
 done
