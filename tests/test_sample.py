@@ -138,19 +138,9 @@ def test_the_order_of_the_options_is_that_of_the_film(bundle, here, inputs, caps
     for name in ("picture.png", "nine.gif"):
         shutil.copy(inputs / name, here)
     given = media.read("nine.gif").frames
-    film = ["--gap", 0.25, "--keep", "1:4:6", "--keep", "0:1", "--gap", 0.125, "--keep", "-2:9"]
-    arguments = [
-        "recut",
-        "picture.png",
-        "nine.gif",
-        *film[:4],
-        "--model",
-        bundle,
-        *PROMPT,
-        *film[4:7],
-        film[7],
-    ]
-    (path,) = succeed(capsys, *arguments, "--keep", "1:-2:9", "--steps", 1, "--out", "out.mkv")
+    film = ["--gap", 0.25, "--keep", "1:4:6", *PROMPT, "--keep", "0:1", "--gap", 0.125]
+    common = ["--keep", "1:-2:9", "--model", bundle, "--steps", 1, "--out", "out.mkv"]
+    (path,) = succeed(capsys, "recut", "picture.png", "nine.gif", *film, *common)
     made = media.read(path).frames
     assert len(made) == 2 + 2 + 1 + 1 + 2
     np.testing.assert_array_equal(made[[2, 3, 6, 7]], given[[4, 5, 7, 8]])
