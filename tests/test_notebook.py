@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 PATH = pathlib.Path(__file__).parents[1] / "tpu_scripts" / "vjax.ipynb"
-CODE = ["install", "device", "load", "text", "animate", "extend", "infill"]
+CODE = ["install", "device", "load", "text", "animate", "pictures", "extend", "infill", "recut"]
 CODE += ["train", "trained", "plan"]
 
 
@@ -53,6 +53,7 @@ def test_it_runs_as_it_is(notebook, tmp_path, monkeypatch):
     assert "step 6  loss" in said["train"]
     assert re.search("compiler is not here|v5e:2x4", said["plan"])
     lengths = {"text": [33, 33], "animate": [33], "extend": [49, 49], "infill": [33, 33]}
+    lengths |= {"pictures": [33, 33], "recut": [58]}
     for name, frames in {**lengths, "trained": [33, 33]}.items():
         (shown,) = outputs[name]
         clips = re.findall('src="data:video/mp4;base64,([^"]*)"', shown.data["text/html"])
