@@ -1,10 +1,16 @@
-"""The bench that is interrupted says so and gives the figures that it has."""
+"""The bench measures shapes on any machine; interrupted, it gives the figures that it has."""
 
+import dataclasses
 import json
+import sys
+import types
 
+import jax
 import pytest
+import tiny
 
 from vjax import bench, ending
+from vjax.config import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +28,69 @@ def test_ctrl_c_ends_without_a_traceback_and_keeps_finished_parts(
     out, err = capsys.readouterr()
     assert json.loads(out)["matmul_gflops_per_second"] == 3.0
     assert err == "vjax.bench: interrupted.\n"
+
+
+CONFIG = """
+from vjax.config import Bucket, Group, MeshConfig, RunConfig, Stage
+from the_model import MODEL
+
+def get_config():
+    return RunConfig(
+        name="shape",
+        trains="dit",
+        model=MODEL,
+        frozen=("text",),
+        stages=(Stage((Group((Bucket(1, 32, 32, batch=16),)),), steps=3),),
+        mesh=MeshConfig(fsdp=16),
+    )
+"""
+
+
+MODEL = tiny.model(
+    frames=5,
+    dit=dataclasses.replace(tiny.MODEL.dit, depth=1),
+    vae=dataclasses.replace(
+        tiny.MODEL.vae, patch_size=4, dim_mult=(1, 1), temporal_downsample=(True,)
+    ),
+    sampler=dataclasses.replace(tiny.MODEL.sampler, solver="euler"),
+)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A config of the tiny model, made for twice as many devices as there are."""
+    monkeypatch.setitem(sys.modules, "the_model", types.SimpleNamespace(MODEL=MODEL))
+    path = tmp_path / "shape.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_a_config_is_measured_on_the_devices_that_are_here(config):
+    found = bench.shape(config, [])
+    assert found.mesh.fsdp == jax.device_count() == 8
+    ((group,),) = (stage.groups for stage in found.stages)
+    assert [bucket.batch for bucket in group.buckets] == [8]
+    assert (found.model.text.depth, found.model.dit) == (1, MODEL.dit)
+    with pytest.raises(ConfigError, match="depht"):
+        bench.shape(config, ["--model.dit.depht=3"])
+
+
+def test_a_shape_is_measured_against_a_matrix_product(config, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
+    assert bench.main([config, "--runs=1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name in ("train", "sample"):
+        reached = found[f"{name}_model_gflops_per_second"]
+        assert reached > 0
+        assert found[f"{name}_share_of_matmul"] == pytest.approx(reached / (3 * 8))
+    assert found["train_gflops_per_second_with_vae"] > found["train_model_gflops_per_second"]
+    assert found["decode_frames_per_second"] > 0
+    assert found["sample_seconds_all_steps"] == pytest.approx(2 * found["sample_seconds_per_step"])
+
+
+@pytest.mark.parametrize("line", ["nothing", "a.py b.py", "train --batch=1", "a.py data"])
+def test_what_cannot_be_measured_is_said_in_a_line(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(line.split())
+    assert ended.value.code == 2
+    assert "vjax.bench: error: " in capsys.readouterr().err.splitlines()[-1]

@@ -76,8 +76,8 @@ class Task:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
     def flops(self, bucket: Bucket) -> int:
-        """FLOPs of one batch, forward and backward, where they are counted."""
-        return 0
+        """FLOPs of one batch, forward and backward, without what is computed again."""
+        raise NotImplementedError
 
     def check_preview(self, tokenizer: Tokenizer | None) -> None:
         """Raises ConfigError for what `model` and `preview` would fail on later."""

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from vjax import models
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig, VAELossConfig
 from vjax.data import loader
+from vjax.models.flops import decode_flops, encode_flops
 from vjax.models.vae import to_float, to_uint8
 from vjax.tokenizer import Tokenizer
 from vjax.training.task import Metrics, Task
@@ -69,6 +70,21 @@ class VAETask(Task):
             loss += weights.equivariance * _reconstruction(again, small, weights)
         squared = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - video))
         return loss, {"psnr": 10 * jnp.log10(4 / squared), "kl": kl, "error": error}
+
+    def flops(self, bucket: Bucket) -> int:
+        """Those of the way to latents and back, and back again at half the size."""
+        vae = _plain(self.config.model.vae)
+        side = bucket.crop
+        frames, (height, width) = (
+            bucket.frames,
+            (side, side) if side else (bucket.height, bucket.width),
+        )
+        forward = encode_flops(vae, frames, height, width) + decode_flops(
+            vae, frames, height, width
+        )
+        if self.config.vae_loss.equivariance:
+            forward += decode_flops(vae, frames, height // 2, width // 2)
+        return 3 * bucket.batch * forward  # a backward pass costs twice the forward one
 
     def model(self, params: models.Params) -> ModelConfig:
         """The model whose VAE normalises its latents to zero mean and, over all, unit variance.
