@@ -49,3 +49,31 @@ def test_bfloat16_stays_bfloat16(monkeypatch):
     assert out.dtype == jnp.bfloat16
     plain = jax.nn.dot_product_attention(*(x.astype(jnp.float32) for x in qkv))
     assert np.abs(out.astype(jnp.float32) - plain).max() < 0.03 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "architecture", "fused"),
+    [
+        (128, "bfloat16", 9, True),
+        (64, "float16", 8, True),
+        (256, "bfloat16", 9, True),
+        (256, "bfloat16", 8, False),
+        (36, "bfloat16", 9, False),
+        (128, "float32", 9, False),
+        (128, "bfloat16", 7, False),
+        (128, "bfloat16", 0, False),  # no GPU of NVIDIA
+    ],
+)
+def test_gpus_use_the_fused_kernel_where_it_fits(width, dtype, architecture, fused, monkeypatch):
+    cudnn = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{cudnn}.check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda least: architecture >= 9)
+    monkeypatch.setattr(module, "platform", lambda: "gpu")
+    monkeypatch.setattr(module, "_architecture", lambda: architecture)
+    loss = lambda *qkv: jnp.sum(attention(*qkv).astype(jnp.float32))  # noqa: E731
+    qkv = [jax.ShapeDtypeStruct((1, length, 2, width), dtype) for length in (2048, 512, 512)]
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*qkv)
+    text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+    for kernel in ("__cudnn$fmhaSoftmax(", "__cudnn$fmhaSoftmaxBackward("):
+        assert (kernel in text) == fused
+    assert ("2048x512" in text) != fused  # a score for each pair
