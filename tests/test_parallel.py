@@ -12,7 +12,7 @@ import pytest
 import tiny
 from jax.sharding import Mesh, PartitionSpec
 
-from vjax import flow, models, pipeline, sampler, solvers, timeline
+from vjax import flow, models, pipeline, sampler, solvers, stages, timeline
 from vjax.config import (
     Bucket,
     ConfigError,
@@ -249,16 +249,64 @@ def test_sampled_latents_are_those_of_one_device(config):
     close(sampled(config), sampled(None))
 
 
-def test_devices_share_the_rows_of_frames_in_the_vae():
+@pytest.mark.parametrize(
+    ("sides", "part"), [((4, 4), (8, 32)), ((2, 4), (16, 8)), ((3, 2), (24, 4))], ids=str
+)
+def test_devices_share_the_rows_or_the_columns_of_frames_in_the_vae(sides, part):
+    """Rows, unless columns divide rather; what is too small to divide is whole until it grows."""
+    model = tiny.model(vae=dataclasses.replace(tiny.MODEL.vae, mid_attention=True))
     alone, shared = (
-        pipeline.Pipeline(tiny.bundle(), mesh=mesh) for mesh in (None, MeshConfig(context=4))
+        pipeline.Pipeline(tiny.bundle(model), mesh=mesh) for mesh in (None, MeshConfig(context=4))
     )
-    latents = np.random.default_rng(0).normal(size=(1, 2, 4, 4, 4)).astype(np.float32)
+    before = stages._decode._cache_size()
+    latents = np.random.default_rng(0).normal(size=(1, 4, *sides, 4)).astype(np.float32)
     found = shared.decode(latents)
-    assert found.sharding.shard_shape(found.shape) == (1, 5, 8, 32, 3)
+    assert stages._decode._cache_size() == before + 2  # a first latent, and any other
+    assert found.sharding.shard_shape(found.shape) == (1, 13, *part, 3)
     close(np.asarray(found), np.asarray(alone.decode(latents)))
-    video = np.asarray(found)[:, :1]
+    video = np.asarray(found)[:, :5]
     close(np.asarray(shared.encode(video)), np.asarray(alone.encode(video)))
+
+
+@pytest.mark.parametrize("stage", ["_decode", "_encode"])
+def test_devices_exchange_the_edges_of_their_parts_of_a_frame_alone(stage):
+    config = dataclasses.replace(tiny.MODEL.vae, mid_attention=False)
+    mesh, latents, video = MeshConfig(context=8), (1, 1, 8, 12, 4), (1, 4, 64, 96, 3)
+    with meshes.use(meshes.make_mesh(mesh), mesh):
+        run = functools.partial(getattr(stages, stage).lower, config, models.abstract(config))
+        if stage == "_decode":
+            first = functools.partial(stages._decode, config, dtype=None)
+            _, past = jax.eval_shape(first, models.abstract(config), jnp.ones(latents), None)
+            text = run(jnp.ones(latents), past, None).compile().as_text()
+        else:
+            first = functools.partial(stages._encode, config)
+            image = jnp.ones(video)[:, :1]
+            _, past = jax.eval_shape(first, models.abstract(config), image, None)
+            text = run(jnp.ones(video), past).compile().as_text()
+    assert "collective-permute(" in text
+    for collective in ("all-gather(", "all-to-all(", "all-reduce("):
+        assert collective not in text
+
+
+def test_long_clips_are_encoded_for_training_latent_by_latent(monkeypatch):
+    vae = dataclasses.replace(
+        tiny.MODEL.vae, dim_mult=(1, 1), temporal_downsample=(True,), patch_size=4
+    )
+    model = tiny.model(vae=vae)
+    config, bucket = dataclasses.replace(CONFIG, model=model), Bucket(9, 16, 16, 2, anchors=1)
+    clips = {"video": np.random.default_rng(0).integers(0, 256, (2, 9, 16, 16, 3), np.uint8)}
+    clips |= {"ids": np.ones((2, 32), np.int32), "mask": np.ones((2, 32), bool)}
+
+    def lowered():
+        run = jax.jit(functools.partial(DiTTask(config).known, bucket))
+        return run.lower(tiny.params(model), clips, jax.random.key(0))
+
+    whole = lowered()
+    monkeypatch.setattr("vjax.training.dit.WHOLE_UP_TO", 100)
+    streamed = lowered()
+    assert streamed.as_text().count("stablehlo.while") > whole.as_text().count("stablehlo.while")
+    given = tiny.params(model), clips, jax.random.key(0)
+    close(*(jax.device_get(program.compile()(*given)) for program in (streamed, whole)))
 
 
 def test_samples_that_devices_cannot_share_are_refused():

@@ -43,7 +43,8 @@ PARAMETERS: tuple[tuple[str, Axes], ...] = (
 
 ACTIVATIONS: dict[str, Axes] = {
     "clips": (CLIPS,),  # [B …] video, latents, texts and all else that is one a clip
-    "frames": (CLIPS, WHOLE, CONTEXT),  # [B T H W C] inside the VAE
+    "rows": (CLIPS, WHOLE, CONTEXT),  # [B T H W C] inside the VAE, see `frames`
+    "columns": (CLIPS, WHOLE, WHOLE, CONTEXT),
     "tokens": (CLIPS, WHOLE, CONTEXT),  # [B F P …] frames, positions in each
     "token heads": (CLIPS, WHOLE, CONTEXT, TENSOR),  # [B F P K D]
     "heads": (CLIPS, WHOLE, TENSOR),  # [B S K D] of a text, or of pixels
@@ -60,6 +61,21 @@ def named(x: Array, name: str) -> Array:
     return jax.lax.with_sharding_constraint(x, _spec(ACTIVATIONS[name], x.shape, mesh))
 
 
+def frames(x: Array) -> Array:
+    """Features `[B T H W C]` inside the VAE, laid out by rows or by columns.
+
+    Which of them `context` divides rather is the same at every size of a network, since both are
+    halved and doubled together. Time stays whole: each latent needs what those before it left.
+    """
+    mesh = _mesh()
+    if mesh is None:
+        return x
+    count = mesh.shape.get("context", 1)
+    odd = count // (count & -count)
+    rows, columns = ((side % odd == 0, side & -side) for side in x.shape[2:4])
+    return named(x, "rows" if rows >= columns else "columns")
+
+
 def filled(x: Array, axis: int = 2) -> Array:
     """`x` with zeros at the end of its axis of positions, until `context` divides it."""
     mesh = _mesh()
@@ -70,6 +86,12 @@ def filled(x: Array, axis: int = 2) -> Array:
 def divided() -> bool:
     """Whether what is compiled now will run on several devices."""
     return _mesh() is not None
+
+
+def count(*axes: str) -> int:
+    """Among how many devices these axes of the mesh in effect divide something."""
+    mesh = _mesh()
+    return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
 def spec(name: str, shape: tuple[int, ...]) -> PartitionSpec:
