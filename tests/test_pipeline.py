@@ -156,6 +156,58 @@ def test_sampling_starts_from_clips_at_a_time():
     assert np.abs(video.astype(int) - pipe()(long, seed=1)).max() <= 1
 
 
+# --- Loops ---------------------------------------------------------------------------------------
+
+
+def test_a_loop_is_decoded_from_its_end_on():
+    timeline = vjax.loop("a red circle", frames=12)
+    video = pipe()(timeline, seed=1)
+    assert video.shape == (12, 32, 32, 3)
+    # Of the same latents, with their end before their start.
+    seen = []
+
+    class Watched(Pipeline):
+        def decode_next(self, latents, past):
+            seen.append(np.array(latents))
+            return super().decode_next(latents, past)
+
+    again = Watched(tiny.bundle())(timeline, seed=1)
+    np.testing.assert_array_equal(again, video)
+    lead = len(seen) - 3
+    for before, after in zip(seen[:lead], seen[-lead:], strict=True):
+        np.testing.assert_array_equal(before, after)
+    whole = np.asarray(pipe().decode(np.concatenate(seen, axis=1)))[0, -12:]
+    expected = np.clip(np.round((whole + 1) * 127.5), 0, 255)
+    assert np.abs(expected - video.astype(int)).max() <= 1
+
+
+def test_what_is_given_of_a_loop_is_seen_after_its_end_and_not_shown():
+    clip = tiny.clip(9)
+    plan = pipe().plan(vjax.loop("a red circle", clip, seconds=0.5))
+    assert plan.frames == 13
+    video = pipe()(plan)
+    np.testing.assert_array_equal(video[:9], clip)
+    (segment,) = plan.segments
+    ((at, count),) = segment.anchors
+    np.testing.assert_array_equal(plan.canvas.cut(at, at + count)[0], clip[:count])
+    assert at == 13
+
+
+def test_a_long_loop_ends_with_its_start_in_sight():
+    seen = []
+
+    class Watched(Pipeline):
+        def _sample(self, condition, *rest):
+            seen.append(condition)
+            return super()._sample(condition, *rest)
+
+    video = Watched(tiny.bundle())(vjax.loop("a red circle", frames=30), steps=1)
+    assert video.shape == (30, 32, 32, 3)
+    assert len(seen) == 2
+    assert not any(condition.anchors.shape[1] for condition in seen[:-1])
+    assert seen[-1].anchor_positions[0, 0] == 30 / 4
+
+
 # --- Kept frames ---------------------------------------------------------------------------------
 
 REQUESTS = {

@@ -43,8 +43,9 @@ def condition(strength=0.0, batch=B, **changes):
         "text": text[0],
         "negative": text[1],
     }
+    ring = changes.pop("ring", False)
     fields = {name: jnp.asarray(value) for name, value in (fields | changes).items()}
-    return sampler.Condition(**fields)
+    return sampler.Condition(**fields, ring=ring)
 
 
 def toy_velocity(latents, t, text, positions, anchors, anchor_positions):
@@ -296,3 +297,26 @@ def test_sharded_over_eight_devices_equals_unsharded_without_moving_samples():
     np.testing.assert_allclose(program(*spread), expected, atol=1e-5 * np.abs(expected).max())
     for collective in ("all-to-all", "collective-permute", "all-gather"):
         assert collective not in program.as_text()
+
+
+@pytest.mark.parametrize("solver", ALL, ids=lambda solver: solver.name)
+def test_each_step_sees_a_ring_from_another_frame_on(solver):
+    def first_alone(latents, t, text, positions, anchors, anchor_positions):
+        return (positions == 0)[..., None, None, None] * jnp.ones_like(latents)
+
+    ring = condition(ring=True)
+    found = sample(ring, NOISE, TIMES, velocity=first_alone, solver=solver)
+    moved = np.asarray(found - NOISE)[:, :, 0, 0, 0]
+    expected = np.zeros(T)
+    for number, (now, then) in enumerate(itertools.pairwise(np.asarray(TIMES))):
+        expected[number % T] += then - now
+    if solver is not solvers.UNIPC:  # which goes on from what it saw before
+        np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-6)
+
+    # What treats all frames alike does not notice.
+    def same(latents, *_, **__):
+        return jnp.sin(latents)
+
+    alike = sample(ring, NOISE, TIMES, velocity=same, solver=solver)
+    plain = sample(condition(), NOISE, TIMES, velocity=same, solver=solver)
+    np.testing.assert_allclose(alike, plain, atol=1e-6)

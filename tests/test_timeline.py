@@ -103,6 +103,20 @@ def test_pieces_lie_where_the_film_says():
     assert len(film(piece(1, at=3.0), Gap())) == 49
 
 
+def test_a_loop_of_one_window_is_of_whole_latents():
+    assert canvas(vjax.loop("a")).frames == 32
+    assert canvas(vjax.loop("a", seconds=1.9)).frames == 32
+    assert canvas(vjax.loop("a", seconds=0.1)).frames == 4
+    assert canvas(vjax.loop("a", frames=64)).frames == 64
+    assert canvas(vjax.loop("a", frames=70)).frames == 70  # it is made by windows
+    with pytest.raises(RequestError, match="loops of 64 or 68"):
+        canvas(vjax.loop("a", frames=66))
+    with pytest.raises(RequestError, match="loops of 32 or 36 frames, not of 33"):
+        canvas(vjax.loop("a", frames=33))
+    found = canvas(vjax.loop("a", clip(40), frames=50))
+    assert (found.shown, found.hidden) == (50, 32)
+
+
 def test_pieces_of_other_shapes_are_fitted_alike():
     film = (Piece(clip(1, 64, 64)), Gap(), Piece(clip(1, 64, 96)), Piece(clip(2), fps=8))
     found = canvas(Timeline("a", film, size=(80, 96)))

@@ -20,6 +20,8 @@ FULL = [
     {"verb": "keyframes", "keys": [["p.png", 0.5], ["q.png", 2.0]], "prompt": "a", "frames": 40},
     {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
     {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
+    {"verb": "loop", "prompt": "a", "video": "p.mp4", "seconds": 1.0},
+    {"verb": "loop", "prompt": "a", "frames": 32},
     {
         "verb": "recut",
         "videos": ["a.mp4", "b.mp4"],

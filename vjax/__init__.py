@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors
     from vjax.verbs.extend import extend as extend
     from vjax.verbs.infill import infill as infill
     from vjax.verbs.keyframes import keyframes as keyframes
+    from vjax.verbs.loop import loop as loop
     from vjax.verbs.recut import recut as recut
     from vjax.verbs.text import text as text
     from vjax.video import MediaError as MediaError

@@ -11,6 +11,7 @@ from vjax.config import ModelConfig
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
+HEAD = 32  # frames of the start of a loop that are seen after its end, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +35,10 @@ class Given:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Canvas:
-    """What will be made and what is given of it. It holds no other frames."""
+    """What will be made and what is given of it. It holds no other frames.
+
+    In a loop what is given of its start is given after its end once more, where it is not shown.
+    """
 
     frames: int
     width: int
@@ -42,6 +46,13 @@ class Canvas:
     fps: float
     given: tuple[Given, ...] = ()  # in their order; none lies over another
     notes: tuple[str, ...] = ()  # what was done to the given frames, for the user
+    hidden: int = 0  # so many frames at the end are not shown
+    loop: bool = False
+
+    @property
+    def shown(self) -> int:
+        """How many frames the result has."""
+        return self.frames - self.hidden
 
     @property
     def known(self) -> Bool[np.ndarray, " T"]:
@@ -141,15 +152,39 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     check_size(model, width, height)
     notes: list[str] = []
     fitted = [_fitted(piece, model, width, height, fps, notes) for piece in timeline.pieces]
+    if timeline.loop and not fitted:
+        length = _loop_length(timeline, length, model)
     places, frames = _laid(
         timeline.film, [len(given) for given, _ in fitted], fps, length, model.frames
     )
     _check_length(frames, fps)
-    given = tuple(
+    given = [
         Given(piece, at, *each)
         for piece, at, each in zip(timeline.pieces, places, fitted, strict=True)
-    )
-    return Canvas(frames, width, height, fps, given, tuple(dict.fromkeys(notes)))
+    ]
+    hidden = 0
+    if timeline.loop and given:
+        first = given[0]
+        hidden = min(len(first.frames), HEAD)
+        head = Given(first.piece, frames, first.frames[:hidden], first.strength[:hidden])
+        given.append(head)
+    said = tuple(dict.fromkeys(notes))
+    total = frames + hidden
+    return Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop)
+
+
+def _loop_length(timeline: Timeline, length: int | None, model: ModelConfig) -> int:
+    """The frames of a loop of which nothing is given: whole latents, where it is one window."""
+    ratio = model.vae.temporal_ratio
+    frames = model.frames if length is None else length
+    window = ratio * (1 + (model.max_frames - 1) // ratio)
+    if frames > window or frames % ratio == 0:
+        return frames
+    low, high = ratio * (frames // ratio), ratio * (frames // ratio + 1)
+    if timeline.frames is not None:
+        near = f"{low} or {high}" if low else f"{high}"
+        raise RequestError(f"{model.name} makes loops of {near} frames, not of {frames}.")
+    return low if low and (length is None or frames - low < high - frames) else high
 
 
 def _laid(

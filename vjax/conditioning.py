@@ -53,6 +53,7 @@ def anchors(
     *,
     start: int = 0,
     stretch: float = 1.0,
+    ring: bool = False,
 ) -> Condition:
     """The condition of a model that was trained with anchor tokens, for a batch of one.
 
@@ -62,6 +63,7 @@ def anchors(
         text: embedding of the prompt, [S D]; `negative`, of what to steer away from.
         start: the position of the first latent.
         stretch: native latent frames to a latent frame: more than 1 below the native frame rate.
+        ring: the end meets the start.
     """
     none = np.zeros((0, *source.shape[1:]), np.float32)
     at = [position + np.arange(len(latents)) for position, latents in clips]
@@ -74,7 +76,8 @@ def anchors(
         "text": text,
         "negative": negative,
     }
-    return Condition(**{name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()})
+    arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()}
+    return Condition(**arrays, ring=ring)
 
 
 def known_latents(

@@ -272,7 +272,7 @@ class Pipeline(Stages):
                 done += chunk.shape[1]
                 yield chunk
             window += len(segment.windows)
-        yield from _given(canvases, done, canvases[0].frames)
+        yield from _given(canvases, done, canvases[0].shown)
 
     def _segment(
         self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
@@ -316,6 +316,9 @@ class Pipeline(Stages):
             new = ~there[place]
             latents[:, place][:, new] = fresh[:, new]
             there[place] = True
+            if segment.ring:
+                latents[:, : window.start] = latents[:, -window.start :]
+                there[:] = True
             while decoded < len(there) and there[decoded]:
                 chunk, past = self.decode_next(latents[:, decoded : decoded + 1], past)
                 begin = segment.start + (1 + ratio * (decoded - 1) if decoded else 0)
@@ -344,8 +347,22 @@ class Pipeline(Stages):
             later.append((behind, latents[behind : window.stop]))
         else:
             kept[carried] = 1
+        if (
+            plan.canvas.loop
+            and not plan.canvas.given
+            and window.start
+            and (window.stop == segment.latents and not segment.ring)
+        ):
+            # Its end meets its start, which is made already.
+            later.append((plan.frames / ratio, latents[: plan.context]))
         return conditioning.anchors(
-            source, kept, later, *text, start=window.start, stretch=model.fps / plan.fps
+            source,
+            kept,
+            later,
+            *text,
+            start=window.start,
+            stretch=model.fps / plan.fps,
+            ring=segment.ring,
         )
 
     def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
@@ -372,7 +389,8 @@ class Pipeline(Stages):
             raise RequestError("Initial noise can be given for requests that are made in one go.")
         side = self.config.vae.spatial_ratio
         sides = [length // side for length in plan.size[::-1]]
-        wanted = (count, plan.segments[0].latents, *sides, self.config.dit.in_channels)
+        (window,) = plan.segments[0].windows
+        wanted = (count, window.stop - window.start, *sides, self.config.dit.in_channels)
         if noise.shape != wanted:
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."

@@ -38,6 +38,7 @@ class Segment:
     prefix: int  # so many latents are given frames in place
     anchors: tuple[tuple[int, int], ...]  # (frame, count) of the clips that are known later on
     windows: tuple[Window, ...]  # in the order in which they are made
+    ring: bool = False  # its end meets its start: every latent is four frames, the first as well
 
     def anchors_of(self, window: Window, ratio: int, context: int) -> tuple[tuple[int, int], ...]:
         """Those that a window sees: inside of it, or up to `context` latents after it."""
@@ -67,7 +68,7 @@ class Plan:
 
     @property
     def frames(self) -> int:
-        return self.canvas.frames
+        return self.canvas.shown
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,6 +96,7 @@ class Plan:
                 (given.at + start) / fps,
             )
             for given in self.canvas.given
+            if given.at < self.frames
             for start, stop in runs(given.whole)
         )
 
@@ -116,7 +118,7 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
     return Plan(
         timeline,
         canvas,
-        tuple(_segments(canvas, model.vae.temporal_ratio, longest, context)),
+        _segments(canvas, model.vae.temporal_ratio, longest, context),
         context,
         notes,
         tuple(_warnings(timeline, model, tokenizer)),
@@ -137,8 +139,15 @@ def latents_of(frames: int, model: ModelConfig) -> int:
     return 1 + (frames - 1) // model.vae.temporal_ratio
 
 
-def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> list[Segment]:
+def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[Segment, ...]:
     """The gaps of a canvas, those together that one window can hold or that are close."""
+    if canvas.loop and not canvas.given and canvas.frames <= ratio * longest:
+        latents = canvas.frames // ratio
+        # Its end lies before its start once more, for the decoder to come from.
+        lead = min(context, latents)
+        window = Window(lead, lead + latents)
+        start = -1 - ratio * (lead - 1)
+        return (Segment(start, 0, canvas.frames, window.stop, 0, (), (window,), ring=True),)
     whole = 1 + ratio * (longest - 1)  # frames of the longest window
     near = 2 * (1 + ratio * (context - 1))  # a known run as long serves both of its neighbours
     known = canvas.known
@@ -152,10 +161,10 @@ def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> list[Se
                 continue
         stretches.append(gap)
     edges = [0, *(edge for gap in stretches for edge in gap), canvas.frames]
-    return [
+    return tuple(
         _segment(canvas, first, stop, edges[2 * i], edges[2 * i + 3], ratio, longest, context)
         for i, (first, stop) in enumerate(stretches)
-    ]
+    )
 
 
 def _segment(

@@ -49,6 +49,8 @@ class Condition:
     anchor_positions: Float[Array, "B A"]
     text: Float[Array, "B S D"]
     negative: Float[Array, "B S D"]  # the text to steer away from; not read without guidance
+    # The end meets the start: nothing is known, and each step sees the frames from another one on.
+    ring: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 def check(solver: Solver, strength: Array | np.ndarray) -> None:
@@ -118,12 +120,17 @@ def advance(
 ) -> Any:
     """The state after steps `begin` to `end - 1`; step i goes from times[i] to times[i + 1]."""
 
-    def velocity_at(latents: Array, t: Array) -> Array:
-        tau = own_time(condition, t) if solver.needs_one_clock else t
-        return _guided_velocity(velocity, condition, _put_back(condition, latents), tau, guidance)
-
     def step(state: Any, now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         i, t, t_next = now
+
+        def velocity_at(latents: Array, t: Array) -> Array:
+            tau = own_time(condition, t) if solver.needs_one_clock else t
+            x = _put_back(condition, latents)
+            if not condition.ring:
+                return _guided_velocity(velocity, condition, x, tau, guidance)
+            turned = jnp.roll(x, -i, axis=1)
+            return jnp.roll(_guided_velocity(velocity, condition, turned, tau, guidance), i, axis=1)
+
         if not solver.needs_one_clock:
             t, t_next = own_time(condition, t), own_time(condition, t_next)
         with jax.named_scope(solver.name):

@@ -116,9 +116,10 @@ class Timeline:
         size: width and height of the result; None: the size nearest to the shape of the first
             given frames, or the model's own.
         fps: frame rate of the result; None: the model's.
+        loop: what follows the last frame is the first one.
 
     Raises:
-        RequestError: the film is empty.
+        RequestError: the film is empty, or cannot be a loop.
     """
 
     prompt: str
@@ -128,8 +129,11 @@ class Timeline:
     seconds: float | None = None
     size: tuple[int, int] | None = None
     fps: float | None = None
+    loop: bool = False
 
     def __post_init__(self):
+        if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):
+            raise RequestError("A loop begins with what is given, or nothing of it is given.")
         if not self.film:
             raise RequestError("A timeline with an empty film: Gap() is a video of words alone.")
 

@@ -25,7 +25,7 @@ from vjax.verbs.request import (
 )
 
 # In the order of the command line's help.
-VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill", "recut")
+VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill", "recut", "loop")
 
 __all__ = [
     "VERBS",

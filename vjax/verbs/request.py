@@ -211,13 +211,12 @@ def _path(media: Media) -> str:
 
 def _inner(hint: Any) -> tuple[Any, ...]:
     """The types that a value may have, without what stands around them."""
-    if hint == Media:
-        return (Media,)
     if typing.get_origin(hint) is Annotated:
         return _inner(typing.get_args(hint)[0])
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
-    return (hint,)
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return (hint,)
+    kinds = tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return (Media,) if kinds == typing.get_args(Media) else kinds
 
 
 def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:

@@ -1,0 +1,57 @@
+"""loop: a video whose end meets its start."""
+
+import dataclasses
+from typing import Annotated
+
+from vjax.timeline import Gap, RequestError, Timeline
+from vjax.verbs import media
+from vjax.verbs.extend import SECONDS
+from vjax.verbs.request import Media, Option, Prompt, Request
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop(Request):
+    """A video whose end meets its start, from words, or from a video and new frames after it."""
+
+    prompt: Prompt
+    video: Annotated[
+        Media | None, Option("a video to close to a loop", "[VIDEO]", positional=True)
+    ] = None
+    _: dataclasses.KW_ONLY
+    seconds: Annotated[
+        float | None, Option(f"its length, or how much to add to a video ({SECONDS:g})", "S")
+    ] = None
+    frames: Annotated[int | None, Option("length of the result, instead of --seconds", "N")] = None
+    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+
+    def check(self) -> None:
+        if self.seconds is not None and self.frames is not None:
+            raise RequestError("Give either frames or seconds, not both.")
+
+    def timeline(self) -> Timeline:
+        if self.video is None:
+            film, seconds = (Gap(),), self.seconds
+        else:
+            added = SECONDS if self.seconds is None and self.frames is None else self.seconds
+            film, seconds = (media.read(self.video, self.fps_in), Gap(added)), None
+        return Timeline(
+            self.prompt,
+            film,
+            self.negative,
+            frames=self.frames,
+            seconds=seconds,
+            size=self.size,
+            fps=self.fps,
+            loop=True,
+        )
+
+
+def loop(prompt: str, video: Media | None = None, **options) -> Timeline:
+    """A video whose end meets its start: from words, or a given one with new frames after it.
+
+    Args:
+        options: `seconds`, its length, or of what is added to a given video (2); `frames`, the
+            length of the result; `fps_in`, the frame rate of an array (the model's); `negative`,
+            `size` and `fps` as in `text`.
+    """
+    return Loop.of(prompt, video, **options).timeline()
