@@ -793,6 +793,7 @@ def write_config(directory: pathlib.Path, config: RunConfig) -> str:
         (["CONFIG", "--trains=both"], "trains"),
         (["CONFIG", "--optimizer.name=sgd"], "must be one of .adamw., .muon."),
         (["CONFIG", "--init=nowhere"], "Unknown model 'nowhere'"),
+        (["CONFIG", "--run_dir=gs://bucket/runs"], "must be a directory: mount the bucket"),
         (["BATCH"], "multiple of the 8 devices"),
         (["CONFIG", "--mesh.fsdp=3"], "does not divide the 8 devices"),
         (["CONFIG", "--mesh.context=2"], "leave mesh.context and mesh.tensor out"),

@@ -62,6 +62,12 @@ def train(config: RunConfig) -> pathlib.Path:
         except Interrupt:
             told = "Stopped while it waited for the other processes."
             raise Stopped(told, stop.status(saved=True)) from None
+        if "://" in config.run_dir:
+            raise ConfigError(
+                f"run_dir is {config.run_dir}, and must be a directory: mount the bucket on every "
+                "host (tpu_scripts/setup.sh --share gs://BUCKET does, with its directory runs "
+                "as --run_dir=runs) and give its path."
+            )
         mesh = meshes.make_mesh(config.mesh)
         begin = starting_point(config)
         config = begin.task.config
@@ -188,6 +194,7 @@ def _run(
                 if config.checkpoint_every:
                     with goodput.spent("checkpoint"):
                         checkpoints.save(saved := done, state)
+                    goodput.note(done, now=True)
             with goodput.spent("preview"):
                 if over:
                     _export(begin, run_dir, state, frozen)

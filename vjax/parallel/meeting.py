@@ -52,9 +52,14 @@ class Channel:
 
     def ready(self) -> list:
         """All values that have come."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             while True:
                 self._read(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            if b"\n" not in self._rest:  # what it said last counts
+                raise
         *lines, self._rest = self._rest.split(b"\n")
         return [json.loads(line) for line in lines]
 
