@@ -2,12 +2,16 @@
 
 import os
 import pathlib
+import socket
+import subprocess
+import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
-from vjax import runtime
+from vjax import runtime, train, validation
 
 
 @pytest.fixture
@@ -75,3 +79,71 @@ def test_only_who_asks_keeps_freed_memory(settings, monkeypatch):
     assert found == []
     runtime.set_up(keep_memory=True)
     assert (runtime._MMAP_MAX, 0) in found
+
+
+# --- What is kept, and who finds it --------------------------------------------------------------
+
+PROGRAM = """
+import sys
+import jax
+from vjax import runtime
+
+runtime.set_up()
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), cluster_detection_method="deactivate")
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+mesh = jax.make_mesh((2,), ("data",))
+zeros = lambda: jax.numpy.zeros((4, 4)) + jax.lax.cumsum(jax.numpy.ones((4, 4)))
+jax.jit(zeros, out_shardings=jax.NamedSharding(mesh, jax.P("data")))()
+print([sum(event.endswith(name) for event in events) for name in ("use_cache", "cache_hits")])
+"""
+
+
+def test_every_process_finds_the_programs_of_the_last_start(tmp_path):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+    }
+    for expected in ("[1, 0]", "[1, 1]"):
+        with socket.create_server(("localhost", 0)) as server:
+            address = f"localhost:{server.getsockname()[1]}"
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, address, str(index)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in range(2)
+        ]
+        try:
+            answers = [process.communicate(timeout=120) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [out.strip() for out, _ in answers] == [expected] * 2, answers
+
+
+def test_programs_of_two_versions_of_a_compiler_do_not_meet():
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    options = jax._src.compiler.get_compile_options(num_replicas=1, num_partitions=1)
+    module, devices = lowered.compiler_ir(), np.array(jax.devices()[:1])
+
+    def key(version: str) -> str:
+        backend = types.SimpleNamespace(platform="tpu", platform_version=version)
+        return jax._src.cache_key.get(module, devices, options, backend)
+
+    assert key("libtpu 0.0.41") == key("libtpu 0.0.41") != key("libtpu 0.0.42")
+
+
+def test_programs_are_kept_from_the_first_array_on(monkeypatch):
+    """A config file is a program, which can make arrays."""
+    done = []
+    monkeypatch.setattr(runtime, "set_up", lambda: done.append("set up"))
+    monkeypatch.setattr(validation, "load_config", lambda _: pytest.fail("".join(done) or "early"))
+    with pytest.raises(pytest.fail.Exception, match="set up"):
+        train.main(["config.py"])

@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import platform
 
 import jax
+import numpy as np
 
 CACHE_BYTES = 4 * 2**30  # compiled programs that have not been used for long go first
 
@@ -28,14 +30,47 @@ def set_up(keep_memory: bool = False) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    _share_keys()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if keep_memory and mallopt is not None:
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 2**28)
+
+
+def _share_keys() -> None:
+    """Lets all processes of a run on CPUs find the programs that process 0 has kept.
+
+    Only process 0 writes them, under a key that holds a fingerprint of the devices. That of TPUs is
+    the same on every process and that of CPUs is not; there the kind of CPU takes its place.
+    """
+    from jax._src import cache_key  # there is no public way
+
+    known = getattr(cache_key, "_hash_accelerator_config", None)
+    if known is None or known.__module__ == __name__:
+        return
+
+    def hash_devices(digest, devices: np.ndarray) -> None:
+        if {device.platform for device in devices.flat} != {"cpu"}:
+            return known(digest, devices)
+        if len({device.process_index for device in devices.flat}) == 1:
+            return known(digest, devices)
+        return digest.update(f"{devices.shape} {_cpu()}".encode())
+
+    cache_key._hash_accelerator_config = hash_devices
+
+
+def _cpu() -> str:
+    """What programs for this CPU depend on."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("flags", "features")):
+                return line
+    return f"{platform.machine()} {platform.processor()}"
 
 
 def _cache_directory() -> pathlib.Path | None:

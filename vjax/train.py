@@ -367,8 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
+        runtime.set_up()  # before a config file can make an array
         config = validation.override(validation.load_config(arguments[0]), arguments[1:])
-        runtime.set_up()
         print(train(config))
     except (ConfigError, weights.BundleError, CheckpointError, NotFinite, OSError) as error:
         print(f"vjax.train: {error}", file=sys.stderr)
