@@ -54,12 +54,12 @@ def _share_keys() -> None:
     if known is None or known.__module__ == __name__:
         return
 
-    def hash_devices(digest, devices: np.ndarray) -> None:
-        if {device.platform for device in devices.flat} != {"cpu"}:
-            return known(digest, devices)
-        if len({device.process_index for device in devices.flat}) == 1:
-            return known(digest, devices)
-        return digest.update(f"{devices.shape} {_cpu()}".encode())
+    def hash_devices(hash_obj, accelerators: np.ndarray) -> None:
+        devices = list(accelerators.flat)
+        if devices[0].platform == "cpu" and len({each.process_index for each in devices}) > 1:
+            hash_obj.update(f"{len(devices)} devices {_cpu()}".encode())
+        else:
+            known(hash_obj, accelerators)
 
     cache_key._hash_accelerator_config = hash_devices
 
