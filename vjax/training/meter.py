@@ -3,10 +3,12 @@
 import logging
 import time
 
+import jax
 import numpy as np
 import psutil
 
 from vjax.config import Group
+from vjax.models.flops import peak
 from vjax.training.plan import Plan, Update
 from vjax.training.task import Task
 
@@ -21,6 +23,8 @@ class Meter:
         self.clock = time.perf_counter()
         self.waited = 0.0
         self.speed: np.ndarray | None = None
+        device = jax.devices()[0].device_kind
+        self.peak = peak(device) if task.dtype == np.dtype("bfloat16") else None
         self.began: dict[Group, int] = {}  # the step at which each group was compiled
 
     def is_new(self, update: Update) -> bool:
@@ -58,6 +62,8 @@ class Meter:
         seconds, clips, flops, waited = self.speed
         entry["clips_per_second"] = clips / seconds
         entry["model_gflops_per_second"] = flops / seconds / 1e9
+        if self.peak is not None:
+            entry["mfu"] = flops / seconds / (self.peak * jax.device_count())
         entry["data_wait"] = waited / seconds
         if self.task.config.minutes is None:
             entry["hours_left"] = (self.plan.steps - update.step - 1) * seconds / 3600
