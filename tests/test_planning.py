@@ -136,6 +136,15 @@ def test_kept_pieces_say_where_they_come_from():
     assert plan(vjax.text("a")).kept == ()
 
 
+def test_a_strip_shows_what_is_known():
+    found = plan(vjax.bridge(np.full((32, 32, 3), 200), np.full((32, 32, 3), 90), "a", frames=9))
+    strip = found.strip(3)
+    assert strip.shape == (96 + 6, 3 * 98, 3)
+    assert [strip[48, 48 + 98 * n].tolist() for n in range(3)] == [[200] * 3, [128] * 3, [90] * 3]
+    below = [strip[-3, 48 + 98 * n].tolist() for n in range(3)]
+    assert below[0] == below[2] != below[1]
+
+
 def test_notes_and_warnings_are_sentences():
     found = planning.plan(vjax.text("a red dragon" * 9, negative="é" * 40), MODEL, tiny.tokenizer())
     assert found.notes == ()

@@ -129,6 +129,23 @@ def test_pieces_of_other_shapes_are_fitted_alike():
     assert len(found.notes) == 4
 
 
+def test_a_timeline_says_what_it_holds():
+    half = np.ones((3, 1, 1, 1))
+    half[1:] = 0
+    film = (Piece(clip(1, 64, 80), at=1.5), Gap(2), Piece(clip(3), half, fps=8), Gap())
+    found = Timeline("a star", film, negative="a cross", seconds=9, size=(96, 64), fps=24)
+    assert found.describe().splitlines() == [
+        "prompt  a star",
+        "not     a cross",
+        "made    until 1.5 s",
+        "given   1 frame of 80x64 at 1.5 s: kept",
+        "made    2 s",
+        "given   3 frames of 96x96, 8 a second: 1 kept, 2 made anew",
+        "made    what is left of the length",
+        "in all  9 s, 96x64, 24 frames a second",
+    ]
+
+
 # --- Frame rates ---------------------------------------------------------------------------------
 
 

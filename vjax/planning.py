@@ -12,6 +12,9 @@ import math
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
 from vjax.canvas import Canvas, on_canvas, runs
 from vjax.config import ModelConfig
 from vjax.models.text import words_of
@@ -83,6 +86,29 @@ class Plan:
     def windows(self) -> int:
         """How many times the model samples."""
         return sum(len(segment.windows) for segment in self.segments)
+
+    def strip(self, columns: int = 16) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture of what is known before anything runs: frames from first to last.
+
+        What will be made is gray where nothing is known of it, and what is known in part shines
+        through; a green line is under frames that are kept, a gray one under those that are made.
+        """
+        from vjax.video import fit
+
+        index = (
+            np.rint(np.linspace(0, self.frames - 1, min(columns, self.frames))).astype(int).tolist()
+        )
+        width, height = (max(1, round(side * 96 / max(self.size))) for side in self.size)
+        shown = []
+        for frame in index:
+            pixels, strength = self.canvas.cut(frame, frame + 1)
+            mixed = strength * pixels + (1 - strength) * 128
+            small = fit(np.rint(mixed).astype(np.uint8), width, height)[0]
+            line = (0, 160, 80) if (strength >= 1).all() else (160, 160, 160)
+            framed = np.pad(small, ((0, 6), (0, 2), (0, 0)), constant_values=255)
+            framed[-5:-1, :-2] = line
+            shown.append(framed)
+        return np.concatenate(shown, axis=1)
 
     @property
     def kept(self) -> tuple[Kept, ...]:

@@ -141,3 +141,45 @@ class Timeline:
     def pieces(self) -> tuple[Piece, ...]:
         """What is given."""
         return tuple(item for item in self.film if isinstance(item, Piece))
+
+    def describe(self) -> str:
+        """What is given and what will be made, a line each, in the order in which it is shown."""
+        lines = [f"prompt  {self.prompt}"]
+        if self.negative:
+            lines.append(f"not     {self.negative}")
+        for number, item in enumerate(self.film):
+            if isinstance(item, Piece):
+                if item.at and (number == 0 or isinstance(self.film[number - 1], Piece)):
+                    lines.append(f"made    until {item.at:g} s")
+                lines.append(f"given   {_described(item)}")
+            else:
+                left = "what is left of the length"
+                lines.append(f"made    {left if item.seconds is None else f'{item.seconds:g} s'}")
+        if self.loop:
+            lines.append("loop    the end meets the start")
+        length = f"{self.seconds:g} s" if self.seconds is not None else ""
+        length = f"{self.frames} frames" if self.frames is not None else length
+        size = "{}x{}".format(*self.size) if self.size else ""
+        rate = f"{self.fps:g} frames a second" if self.fps is not None else ""
+        asked = ", ".join(filter(None, [length, size, rate]))
+        return "\n".join([*lines, *([f"in all  {asked}"] if asked else [])])
+
+
+def _described(piece: Piece) -> str:
+    count, height, width, _ = piece.pixels.shape
+    kept = (piece.strength >= 1).all(axis=(1, 2, 3))
+    free = (piece.strength <= 0).all(axis=(1, 2, 3))
+    what = [
+        f"{number} {word}"
+        for number, word in (
+            (kept.sum(), "kept"),
+            ((~kept & ~free).sum(), "kept in part"),
+            (free.sum(), "made anew"),
+        )
+        if number
+    ]
+    said = "kept" if kept.all() else ", ".join(what)
+    at = "" if piece.at is None else f" at {piece.at:g} s"
+    rate = "" if piece.fps is None or count == 1 else f", {piece.fps:g} a second"
+    sound = "" if piece.sound is None else ", with sound"
+    return f"{count} frame{'s' * (count > 1)} of {width}x{height}{rate}{at}{sound}: {said}"
