@@ -22,7 +22,7 @@ import tiny
 from safetensors.numpy import load_file
 
 from vjax import train as trainer
-from vjax import validation
+from vjax import validation, weights
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.parallel import cluster, meeting
 from vjax.parallel.cluster import Processes
@@ -405,24 +405,33 @@ def final(run: RunConfig) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> tuple[dict, dict, dict]:
+def bundle(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("bundle") / "tiny"
+    model = config("nowhere").model
+    weights.save(directory, tiny.bundle(model), dtype="float32")
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def unbroken(bundle, tmp_path_factory) -> tuple[dict, dict, dict]:
     """A run of six steps in two processes, of which the second is late, and slow at the end."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
-    run = config(tmp_path_factory.mktemp("unbroken"), checkpoint_every=6, sample_every=6)
+    directory = tmp_path_factory.mktemp("unbroken")
+    run = config(directory, init=bundle, checkpoint_every=6, sample_every=6)
     statuses, logs = several(run, 2, port, late=[0, 2], slow=[0, 3])
     assert statuses == [0, 0], logs
     assert losses(logs[0]) == losses(logs[1])
     assert len(losses(logs[0])) == 6
     assert clips(logs) == ORDER
-    directory = pathlib.Path(run.run_dir) / "run"
+    directory /= "run"
     assert len(list((directory / "tensorboard").iterdir())) == 1
     return losses(logs[0]), final(run), load_file(directory / "bundle" / "vae.safetensors")
 
 
-def test_four_two_and_one_process_train_as_one_in_any_layout(unbroken, tmp_path, port):
-    expected, state, bundle = unbroken
-    run = config(tmp_path, checkpoint_every=2)
+def test_four_two_and_one_process_train_as_one_in_any_layout(unbroken, bundle, tmp_path, port):
+    expected, state, trained = unbroken
+    run = config(tmp_path, init=bundle, checkpoint_every=2)
     taken, found = {}, {}
     for count, more in (
         (4, ("--steps=2", "--mesh.fsdp=2")),
@@ -437,18 +446,20 @@ def test_four_two_and_one_process_train_as_one_in_any_layout(unbroken, tmp_path,
     assert taken == ORDER
     assert found == pytest.approx(expected, rel=1e-3)  # as they are printed
     made = load_file(tmp_path / "run" / "bundle" / "vae.safetensors")
-    for one, other in ((final(run), state), (made, bundle)):
+    for one, other in ((final(run), state), (made, trained)):
         assert one.keys() == other.keys()
         for name, value in one.items():
             np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_a_signal_to_one_stops_all_at_the_same_step_and_nothing_is_lost(unbroken, tmp_path, port):
+def test_a_signal_to_one_stops_all_at_the_same_step_and_nothing_is_lost(
+    unbroken, bundle, tmp_path, port
+):
     def stop(first, second):
         after(2, first)
         second.send_signal(signal.SIGTERM)
 
-    run = config(tmp_path, checkpoint_every=100)
+    run = config(tmp_path, init=bundle, checkpoint_every=100)
     statuses, logs = several(run, 2, port, then=stop)
     assert statuses == [0, 0], logs
     steps = [re.search(r"Stopped at step (\d+); the same command goes on", log)[1] for log in logs]
@@ -461,9 +472,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_nothing_is_lost(unbroken
 
 
 def test_one_killed_while_it_saves_and_a_damaged_checkpoint_lose_what_came_after(
-    unbroken, tmp_path, port
+    unbroken, bundle, tmp_path, port
 ):
-    run = config(tmp_path, checkpoint_every=1)
+    run = config(tmp_path, init=bundle, checkpoint_every=1)
     began = time.monotonic()
     statuses, logs = several(run, 2, port, **{"dies in": 4})
     assert time.monotonic() - began < 60

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -146,7 +147,15 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 def placed(tree: Any, mesh: Mesh) -> Any:
     """Parameters, or a state made of such, put where the table says."""
-    return jax.device_put(tree, shardings(tree, mesh))
+
+    def place(x, sharding):
+        if isinstance(x, jax.Array) or sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        # Each process copies what its devices hold. `device_put` would first send all of it to all,
+        # to see that it is the same.
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree, shardings(tree, mesh))
 
 
 def undivided(params: Any, mesh: Mesh) -> list[str]:
