@@ -1,6 +1,7 @@
 """The shape of Wan 2.1 1.3B, to plan with, and to train once its weights are at hand.
 
 python -m vjax.plan configs/wan_1_3b.py --slice v5e:1x1 --sample
+python -m vjax.plan configs/wan_1_3b.py --sample --search --slice v5e
 python -m vjax.plan configs/wan_1_3b.py --slice v5p:2x2x2
 """
 

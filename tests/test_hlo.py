@@ -56,14 +56,14 @@ def test_gradients_and_gathers_of_divided_kernels(mesh):
     assert sum(alone.moved.values()) == pytest.approx(sum(found.moved.values()) + found.between)
 
 
-def test_a_convolution_counts_its_window_and_channels():
+def test_a_convolution_counts_its_window_within_the_frame_and_channels():
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(
             x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
     found = hlo.read(compiled(convolve, (2, 8, 8, 16), (3, 3, 16, 32)))
-    assert found.flops == 2 * (2 * 8 * 8 * 32) * (3 * 3 * 16)
+    assert found.flops == 2 * (2 * 32 * 16) * (3 * 8 - 2) ** 2
 
 
 def test_a_ring_sends_what_it_passes_on(mesh):
@@ -74,8 +74,10 @@ def test_a_ring_sends_what_it_passes_on(mesh):
         spec = PartitionSpec("fsdp")
         return jax.shard_map(pass_on, mesh=mesh, in_specs=spec, out_specs=spec)(x)
 
-    found = hlo.read(compiled(turn, (8, 32), mesh=mesh, specs=(("fsdp",),)))
+    program = compiled(turn, (8, 32), mesh=mesh, specs=(("fsdp",),))
+    found = hlo.read(program, dict(mesh.shape))
     assert found.moved == {"collective-permute": 2 * 32 * 4}
+    assert found.over == {"collective-permute over fsdp": 2 * 32 * 4}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,13 @@ TPU = """HloModule jit_f, is_scheduled=true
 window={size=8 stride=7 pad=0_0 lhs_dilate=8}, dim_labels=0bf_0io->0bf
 }
 
+%fused_computation.2 (param_0.1: bf16[8,128,1,256], param_1.1: bf16[16,4,256]) -> bf16[8,128,4,16] {
+  %param_0.1 = bf16[8,128,1,256]{3,2,1,0} parameter(0)
+  %param_1.1 = bf16[1,4,256,16]{3,2,1,0} parameter(1)
+  ROOT %convolution.4 = bf16[8,128,4,16]{1,3,2,0} convolution(%param_0.1, %param_1.1), \
+window={size=1x4 pad=0_0x3_3 rhs_reversal=0x1}, dim_labels=0b1f_01io->0b1f
+}
+
 %all-reduce-scatter.1 (input: bf16[8,128,64]) -> bf16[4,128,64] {
   %input = bf16[8,128,64]{2,1,0:T(8,128)(2,1)} parameter(0)
   %all-reduce.5 = bf16[8,128,64]{2,1,0:T(8,128)(2,1)} all-reduce(%input), \
@@ -141,6 +150,8 @@ ENTRY %main (x: bf16[8,128,256], w: bf16[8,256,64]) -> bf16[8,128,256] {
   %tuple.1 = (s32[]{:T(128)}, bf16[8,128,256]{2,1,0}) tuple(%zero, %x)
   %while.1 = (s32[]{:T(128)}, bf16[8,128,256]{2,1,0}) while(%tuple.1), condition=%condition, \
 body=%body
+  %heads = bf16[8,128,4,16]{1,3,2,0:T(8,128)S(1)} fusion(%y, %z), kind=kOutput, \
+calls=%fused_computation.2
   %kernel = bf16[8,128]{1,0} custom-call(%x), custom_call_target="tpu_custom_call"
   ROOT %r = bf16[8,128,256]{2,1,0} get-tuple-element(%while.1), index=1
 }
@@ -149,7 +160,8 @@ body=%body
 
 def test_a_program_for_tpus_is_read():
     found = hlo.parse(TPU)
-    assert found.flops == 12 * 8 * 2 * 128 * 256 * 64  # a batch of products is a convolution there
+    # A batch of products is a convolution there, and so is one whose results are split into heads.
+    assert found.flops == 12 * 8 * 2 * 128 * 256 * 64 + 2 * 8 * 128 * 256 * 16 * 4
     assert found.counts == {"reduce-scatter": 12}
     assert found.moved == {"reduce-scatter": 12 * 8 * 128 * 64 * 2 / 2}
     assert found.kernels == {"tpu_custom_call": 1}

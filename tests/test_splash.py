@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from vjax.models import splash
+from vjax.parallel import slices
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,14 @@ def test_values_and_gradients_are_those_of_attention(queries, keys, width):
     ):
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(384, jnp.float32), (128, jnp.bfloat16)])
+def test_the_kernel_fits_the_fast_memory_of_a_small_chip(width, dtype):
+    """Those of the VAE are wide and float32."""
+    pytest.importorskip("libtpu", reason="the TPU's compiler is not here")
+    (device,) = slices.devices("v5e:1x1")
+    x = jax.ShapeDtypeStruct((1, 2048, 1, width), dtype, sharding=SingleDeviceSharding(device))
+    with jax.default_device(device):
+        compiled = jax.jit(splash.attention).lower(x, x, x).compile()
+    assert "tpu_custom_call" in compiled.as_text()

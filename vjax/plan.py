@@ -2,16 +2,21 @@
 
     python -m vjax.plan configs/FILE.py --slice v5p:4x4x4
     python -m vjax.plan default --slice v5e:1x1
+    python -m vjax.plan configs/FILE.py --sample --search [--slice v5e]
 
 A config's training step, or with --sample, --frames or --size the making of one video, is compiled
 by the TPU's own compiler, laid out over devices that are not there as `mesh` says. Any field can be
-changed: `--mesh.fsdp=16`. Memory is the compiler's. Time is a roofline: what arithmetic, main
-memory or interconnect take at least, whichever is longest.
+changed: `--mesh.fsdp=16`. Devices share a video as an estimate ranks first, unless `mesh` is given.
+Memory is the compiler's. Time is a roofline: what arithmetic, main memory or interconnect take at
+least, whichever is longest. --search finds the smallest slice, of all kinds or of the one that
+--slice names, and how its devices are divided; it says what it tried.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
-import math
+import signal
 import sys
 from typing import Any
 
@@ -20,45 +25,49 @@ from rich.console import Console
 from rich.table import Table
 
 from vjax import validation, weights
-from vjax.config import ConfigError, RunConfig
+from vjax.config import ConfigError, MeshConfig, RunConfig
+from vjax.parallel import ahead, programs, search, slices
 from vjax.parallel import mesh as meshes
-from vjax.parallel import slices
-from vjax.parallel.ahead import Part, sampling, training
+from vjax.parallel.ahead import Part
 from vjax.parallel.slices import GIGABYTE, Chip
+from vjax.timeline import RequestError
 from vjax.verbs.request import parse_size
 
 
 def report(parts: list[Part], chip: Chip, title: str) -> dict[str, Any]:
     """The plan in plain numbers: bytes and FLOPs of one device, seconds."""
-    programs: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for part in parts:
-        seconds = part.seconds(chip)
-        program = part.program
-        programs.append(
+        seconds, program = part.seconds(chip), part.program
+        found.append(
             {
-                "name": part.name,
-                "fits": part.problem is None and part.memory <= chip.memory,
+                "name": part.job.name,
+                "fits": part.fits(chip),
                 "problem": part.problem,
-                "bytes": {**part.resident, "temporaries": part.temporaries},
+                "bytes": {**part.job.resident, "temporaries": part.temporaries},
                 "seconds": seconds,
                 "binds": max(seconds, key=lambda name: seconds[name]) if seconds else None,
-                "times": part.times,
-                "model_flops": part.model_flops,
+                "times": part.job.times,
+                "model_flops": part.job.model_flops,
                 "compiled_flops": part.flops or None,
+                "flops_of_needed": part.excess,
                 "moved_bytes": dict(program.moved) if program else None,
+                "moved_over": dict(program.over) if program else None,
                 "between_slices_bytes": program.between if program else None,
+                "gathered_of_needed": part.gathers,
                 "collectives": dict(program.counts) if program else None,
                 "kernels": dict(program.kernels) if program else None,
-                "compile_seconds": part.compile_seconds,
+                "warnings": list(part.warnings),
+                "compile_seconds": part.seconds_to_compile,
             }
         )
     return {
         "plan": title,
-        "fits": all(bool(program["fits"]) for program in programs),
+        "fits": all(bool(each["fits"]) for each in found),
         "memory_bytes": chip.memory,
-        "programs": programs,
+        "programs": found,
         "seconds": sum(
-            program["times"] * max(program["seconds"].values(), default=0.0) for program in programs
+            each["times"] * max(each["seconds"].values(), default=0.0) for each in found
         ),
     }
 
@@ -67,62 +76,112 @@ def table(found: dict[str, Any]) -> Table:
     """A plan for people, a column for each program."""
     shown = Table(title=found["plan"], title_justify="left")
     shown.add_column("one device")
-    programs = found["programs"]
-    for program in programs:
+    columns = found["programs"]
+    for program in columns:
         shown.add_column(program["name"], justify="right")
-    kinds = dict.fromkeys(kind for program in programs for kind in program["bytes"])
+    kinds = dict.fromkeys(kind for program in columns for kind in program["bytes"])
     for kind in kinds:
-        values = [program["bytes"].get(kind) for program in programs]
+        values = [program["bytes"].get(kind) for program in columns]
         shown.add_row(kind, *("" if v is None else f"{v / GIGABYTE:.2f} GB" for v in values))
-    totals = [sum(program["bytes"].values()) for program in programs]
+    totals = [sum(program["bytes"].values()) for program in columns]
     whole = found["memory_bytes"]
     shown.add_row(
         f"of {whole / GIGABYTE:.2f} GB",
         *(
             f"{t / GIGABYTE:.2f} GB, {t / whole:.0%}" if p["problem"] is None else "too much"
-            for t, p in zip(totals, programs, strict=True)
+            for t, p in zip(totals, columns, strict=True)
         ),
         end_section=True,
     )
     for kind in ("model_flops", "compiled_flops"):
-        values = [program[kind] for program in programs]
+        values = [program[kind] for program in columns]
         shown.add_row(kind.replace("_", " "), *("" if not v else f"{v:.3g}" for v in values))
-    moves = dict.fromkeys(kind for p in programs for kind in p["moved_bytes"] or ())
-    for kind in moves:
-        values = [(p["moved_bytes"] or {}).get(kind) for p in programs]
+    for kind, name in (("flops", "compiled of needed"), ("gathered", "gathered of needed")):
+        values = [program[f"{kind}_of_needed"] for program in columns]
+        shown.add_row(name, *("" if v is None else f"{v:.2f}" for v in values))
+    moves = dict.fromkeys(kind for p in columns for kind in p["moved_over"] or ())
+    for kind in sorted(moves):
+        values = [(p["moved_over"] or {}).get(kind) for p in columns]
         shown.add_row(
             f"sent in {kind}", *("" if not v else f"{v / GIGABYTE:.3f} GB" for v in values)
         )
-    for kind in dict.fromkeys(kind for p in programs for kind in p["seconds"]):
+    for kind in dict.fromkeys(kind for p in columns for kind in p["seconds"]):
         shown.add_row(
             kind,
-            *(f"{1e3 * p['seconds'][kind]:.3g} ms" if p["seconds"] else "" for p in programs),
+            *(f"{1e3 * p['seconds'][kind]:.3g} ms" if p["seconds"] else "" for p in columns),
         )
-    shown.add_row("times", *(str(program["times"]) for program in programs))
-    shown.add_row("binds", *(program["binds"] or "" for program in programs))
+    shown.add_row("times", *(str(program["times"]) for program in columns))
+    shown.add_row("binds", *(program["binds"] or "" for program in columns))
     return shown
 
 
-def advice(parts: list[Part], chip: Chip, mesh: jax.sharding.Mesh) -> list[str]:
-    """What to change where something does not fit."""
-    wrong = [p for p in parts if p.problem is not None or p.memory > chip.memory]
+def advice(
+    parts: list[Part], run: RunConfig, need: search.Work, chip: Chip, count: int
+) -> list[str]:
+    """What to change where something does not fit, in fields and values."""
+    wrong = [part for part in parts if not part.fits(chip)]
     if not wrong:
         return []
-    found, resident = [], max(sum(part.resident.values()) for part in wrong)
+    mesh, found = run.mesh, []
+    resident = max(sum(part.job.resident.values()) for part in wrong)
+    known = [part for part in wrong if part.program is not None]
+    over = max((part.memory for part in known), default=chip.memory * 1.01) / chip.memory
     if resident > chip.memory / 2:
-        held = mesh.shape["fsdp"] * mesh.shape["tensor"]
-        least = 2 ** math.ceil(math.log2(held * resident / (chip.memory / 2)))
         found.append(
-            f"What lies on a device whatever runs is {resident / GIGABYTE:.1f} GB: divide it over "
-            f"{least} devices or more (mesh.fsdp x mesh.tensor is {held})."
+            f"What lies on a device whatever runs is {resident / GIGABYTE:.1f} GB of "
+            f"{chip.memory / GIGABYTE:.1f}: mesh.fsdp and mesh.tensor divide it, now by "
+            f"{mesh.fsdp * mesh.tensor}."
         )
+    # Layouts by the estimate, which is corrected by what the compiler found of this one.
+    every = search.layouts(run, need, chip, count)
+    now = [memory for _, memory, each in every if search.same(each, mesh)]
+    factor = max(over * chip.memory / now[0], 1) if now else 1.0
+    better = [each for _, memory, each in every if memory * factor <= chip.memory]
+    if better:
+        found.append(f"By the estimate this layout fits: {search.described(better[0])}.")
     else:
-        found.append(
-            "What a program needs on the way is too much: a smaller batch in the bucket, a larger "
-            f"mesh.context (now {mesh.shape['context']}), or model.dit.remat where it is off."
-        )
-    found.append("Or take a larger slice, or a chip with more memory.")
+        found.append("By the estimate no layout of this slice fits.")
+    trains = need.kept > 0
+    if trains and not run.model.dit.remat:
+        found.append("--model.dit.remat=True computes each block again and keeps less.")
+    shares = count // (mesh.context * mesh.tensor)
+    for name, batch in programs.batches(run).items() if trains else ():
+        if batch > shares:
+            found.append(f"Smaller batches keep less: --{name}={shares} (now {batch}).")
+    found.append("--search finds the smallest slice that holds it.")
     return found
+
+
+def compiled(
+    run: RunConfig,
+    samples: bool,
+    asked: tuple[int | None, tuple[int, int] | None],
+    devices: list[jax.Device],
+    slices_count: int,
+    say,
+    options: dict[str, Any] | None,
+    chip: Chip | None = None,
+) -> tuple[jax.sharding.Mesh, list[Part]]:
+    """Compiles the programs of a run for devices.
+
+    Args:
+        chip: given, the first program that does not fit it ends this.
+    """
+    mesh = meshes.make_mesh(run.mesh, devices)
+    parts = []
+    with jax.default_device(devices[0]):
+        if samples:
+            meshes.check(run.mesh, mesh, run.model)
+            jobs = programs.sampling(run.model, mesh, *asked)
+        else:
+            jobs = programs.training(run, mesh)
+        for job in jobs:
+            with meshes.use(mesh, run.mesh):
+                size = len(devices) // slices_count
+                parts.append(ahead.compile(job, mesh, size, say, options))
+            if chip is not None and not parts[-1].fits(chip):
+                break
+    return mesh, parts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,37 +194,76 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "config", help="a file in configs/, or a bundle, which is planned to sample"
     )
-    parser.add_argument("--slice", required=True, help="such as v5e:2x4, v5p:4x4x4 or tpu7x:2x2x1")
+    parser.add_argument("--slice", help="such as v5e:2x4, v5p:4x4x4 or tpu7x:2x2x1")
     parser.add_argument("--slices", type=int, default=1, help="so many of them (1)")
+    parser.add_argument("--search", action="store_true", help="find the smallest slice that fits")
     parser.add_argument("--sample", action="store_true", help="plan a video, not a training step")
     parser.add_argument("--frames", type=int, help="of the video; default: native")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: native")
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="compile as a run does, which takes six times as long",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, fields = parser.parse_known_args(arguments)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not touched
     jax.config.update("jax_enable_compilation_cache", False)  # it could not load what is kept
     try:
         if options.config.endswith(".py"):
-            config = validation.override(validation.load_config(options.config), fields)
+            run = validation.override(validation.load_config(options.config), fields)
         else:
             model = weights.read_config(options.config)
-            config = RunConfig(model.name, "dit", model, stages=())
-            config = validation.override(config, fields)
-        samples = options.sample or options.frames or options.size or not config.stages
-        chip, _, _ = slices.parse(options.slice)
-        devices = slices.devices(options.slice, options.slices)
-        mesh = meshes.make_mesh(config.mesh, devices)
-        title = f"{config.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
-        per_slice = len(devices) // options.slices
-        with jax.default_device(devices[0]), meshes.use(mesh, config.mesh):
-            if samples:
-                model = config.model
-                asked = options.frames or model.frames, options.size or (model.width, model.height)
-                parts = sampling(model, mesh, per_slice, console.print, *asked)
-            else:
-                parts = training(config, mesh, per_slice, console.print)
-    except (ConfigError, weights.BundleError) as error:
+            run = validation.override(RunConfig(model.name, "dit", model, stages=()), fields)
+        samples = bool(options.sample or options.frames or options.size or not run.stages)
+        asked = options.frames, options.size
+        compile_for = functools.partial(
+            compiled,
+            samples=samples,
+            asked=asked,
+            slices_count=options.slices,
+            say=console.print,
+            options=None if options.thorough else ahead.QUICKLY,
+        )
+        if options.search:
+            kinds = slices.kinds(options.slice)
+            if options.slices != 1:
+                raise ConfigError("--search is for one slice: leave out --slices.")
+            slices.devices(f"{kinds[0]}:{slices.CHIPS[kinds[0]].sizes[0]}")  # is libtpu there?
+            need = search.work(run, samples, *asked)
+
+            def tried(name: str, layout: MeshConfig) -> list[Part]:
+                return compile_for(
+                    dataclasses.replace(run, mesh=layout),
+                    devices=slices.devices(name),
+                    chip=slices.parse(name)[0],
+                )[1]
+
+            best = search.smallest(run, need, kinds, tried, console.print)
+            if best is None:
+                print("vjax.plan: No listed slice holds it.", file=sys.stderr)
+                return 1
+            name, layout, parts = best
+            run = dataclasses.replace(run, mesh=layout)
+            chip, devices = slices.parse(name)[0], slices.devices(name)
+            title = f"{run.name} on {name}: {search.described(layout)}"
+        else:
+            if options.slice is None:
+                raise ConfigError(
+                    "--slice=NAME says for which slice, such as v5e:2x4; or --search."
+                )
+            chip, _, _ = slices.parse(options.slice)
+            devices = slices.devices(options.slice, options.slices)
+            need = search.work(run, samples, *asked)
+            if samples and not any(field.startswith("--mesh") for field in fields):
+                ranked = search.layouts(run, need, chip, len(devices), options.slices)
+                fitting = [each for each in ranked if each[1] <= chip.memory] or ranked
+                if fitting:
+                    run = dataclasses.replace(run, mesh=fitting[0][2])
+            mesh, parts = compile_for(run, devices=devices)
+            title = f"{run.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
+    except (ConfigError, RequestError, weights.BundleError) as error:
         print(f"vjax.plan: {error}", file=sys.stderr)
         return 2
     found = report(parts, chip, title)
@@ -173,10 +271,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(found))
     else:
         Console().print(table(found))
-    for sentence in [part.problem for part in parts if part.problem] + advice(parts, chip, mesh):
+    said = [part.problem for part in parts if part.problem]
+    said += [warning for part in parts for warning in part.warnings]
+    for sentence in said + advice(parts, run, need, chip, len(devices)):
         console.print(sentence)
     return 0 if found["fits"] else 1
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # also while the compiler runs
     sys.exit(main())

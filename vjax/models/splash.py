@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 LANES = 128  # tiles are multiples of it
-LONGEST = 1024  # tile; larger ones do not fit the fast memory of every chip
+# Longest tiles that fit the fast memory of every chip, of rows up to so many bytes, and of wider.
+LONGEST, NARROW, LONGEST_WIDE = 1024, 512, 512
 
 
 def attention(
@@ -28,7 +29,8 @@ def attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
-    query_tile, key_tile = _tile(queries), _tile(keys)
+    longest = LONGEST if q.shape[3] * q.dtype.itemsize <= NARROW else LONGEST_WIDE
+    query_tile, key_tile = _tile(queries, longest), _tile(keys, longest)
     q = q * jnp.asarray(q.shape[3] ** -0.5, q.dtype)
     q, k, v = (
         jnp.pad(jnp.swapaxes(x, 1, 2), [(0, 0), (0, 0), (0, -x.shape[1] % tile), (0, 0)])
@@ -44,9 +46,9 @@ def attention(
     return jnp.swapaxes(out, 1, 2)[:, :queries]
 
 
-def _tile(length: int) -> int:
+def _tile(length: int, longest: int) -> int:
     """The tile with the least padding among as few tiles as possible."""
-    return LANES * math.ceil(length / math.ceil(length / LONGEST) / LANES)
+    return LANES * math.ceil(length / math.ceil(length / longest) / LANES)
 
 
 @functools.lru_cache(maxsize=64)

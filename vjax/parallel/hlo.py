@@ -35,6 +35,7 @@ class Program:
         flops: of matrix products and convolutions. What custom kernels compute is not seen.
         memory: bytes that are read from and written to the device's main memory.
         moved: bytes that leave the device, by kind of collective, on rings within a slice.
+        over: the same by kind and the axes of the mesh that it goes over: "all-gather over fsdp".
         between: those that go between slices.
         counts: how many collectives of each kind run.
         kernels: how often each custom kernel runs, by name.
@@ -43,6 +44,7 @@ class Program:
     flops: int
     memory: int
     moved: Mapping[str, int]
+    over: Mapping[str, int]
     between: int
     counts: Mapping[str, int]
     kernels: Mapping[str, int]
@@ -74,12 +76,23 @@ class _Instruction:
 _Computation = dict[str, _Instruction]
 
 
-def read(compiled: jax.stages.Compiled, slice_size: int | None = None) -> Program:
-    """The totals of a compiled program, for slices of so many devices (None: there is one)."""
-    return parse(compiled.as_text(), slice_size)
+def read(
+    compiled: jax.stages.Compiled,
+    axes: Mapping[str, int] | None = None,
+    slice_size: int | None = None,
+) -> Program:
+    """The totals of a compiled program.
+
+    Args:
+        axes: the mesh that it is for.
+        slice_size: so many devices are in a slice; None: there is one slice.
+    """
+    return parse(compiled.as_text(), axes, slice_size)
 
 
-def parse(text: str, slice_size: int | None = None) -> Program:
+def parse(
+    text: str, axes: Mapping[str, int] | None = None, slice_size: int | None = None
+) -> Program:
     """The totals of a program from its text.
 
     Loops whose number of trips is decided when they run count once, and of the branches of a
@@ -105,9 +118,13 @@ def parse(text: str, slice_size: int | None = None) -> Program:
                 found["memory", ""] += _traffic(each, computation, computations)
             kind = _collective(each)
             if kind is not None:
-                leaves, crosses = _leaves(kind, each, computation, computations, slice_size)
+                leaves, groups = _leaves(kind, each, computation, computations)
                 found["count", kind] += 1
-                found["between" if crosses else "moved", kind] += leaves
+                if slice_size is not None and _differ(groups // slice_size):
+                    found["between", kind] += leaves
+                else:
+                    found["moved", kind] += leaves
+                    found["over", f"{kind}{_over(groups, axes or {})}"] += leaves
                 continue  # what it reduces with costs nothing
             if each.operation in ("dot", "convolution"):
                 found["flops", ""] += _flops(each, computation)
@@ -127,6 +144,7 @@ def parse(text: str, slice_size: int | None = None) -> Program:
         flops=found["flops", ""],
         memory=found["memory", ""],
         moved=of("moved"),
+        over=of("over"),
         between=sum(of("between").values()),
         counts=of("count"),
         kernels=of("kernel"),
@@ -240,24 +258,32 @@ def _collective(each: _Instruction) -> str | None:
     return next((k for k in COLLECTIVES if each.operation in (k, f"{k}-start")), None)
 
 
-def _leaves(
-    kind: str, each: _Instruction, computation, computations, slice_size: int | None
-) -> tuple[int, bool]:
-    """Bytes that one device sends on a ring, and whether they go between slices."""
+def _leaves(kind: str, each: _Instruction, computation, computations) -> tuple[int, np.ndarray]:
+    """Bytes that one device sends on a ring, and the groups of devices that take part."""
     given = sum(v.size for name in each.operands for v in _made(name, computation))
     text = each.text
     if each.operation == "fusion":  # the group is written inside
         inside = computations[_attribute(text, "calls")].values()
         text = next(i.text for i in inside if i.operation == "all-reduce")
     groups = _groups(text)
-    crosses = slice_size is not None and bool(
-        (groups // slice_size != groups[:, :1] // slice_size).any()
-    )
     if kind == "collective-permute":
-        return given, crosses
+        return given, groups
     members = groups.shape[1]
     times = {"all-gather": members - 1, "all-reduce": 2 - 2 / members}
-    return round(given * times.get(kind, 1 - 1 / members)), crosses
+    return round(given * times.get(kind, 1 - 1 / members)), groups
+
+
+def _differ(groups: np.ndarray) -> bool:
+    return bool((groups != groups[:, :1]).any())
+
+
+def _over(groups: np.ndarray, axes: Mapping[str, int]) -> str:
+    """ " over fsdp": along which axes of a mesh the devices of a group lie."""
+    if math.prod(axes.values()) <= groups.max():
+        return ""
+    places = np.unravel_index(groups, tuple(axes.values()))
+    found = [name for name, place in zip(axes, places, strict=True) if _differ(place)]
+    return f" over {' and '.join(found)}" if found else ""
 
 
 def _groups(text: str) -> np.ndarray:
@@ -302,25 +328,30 @@ def _flops(each: _Instruction, computation: _Computation) -> int:
     if each.operation == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.text)
         return 2 * made * math.prod(left[axis] for axis in _numbers(axes[1] if axes else ""))
-    labels = re.search(r"dim_labels=\w+_(\w+)->", each.text)
-    batched = _batched(each.text)
-    # Each output is a sum over the kernel's input features and its window.
-    return (
-        2
-        * made
-        * math.prod(
-            side
-            for label, side in zip(labels[1] if labels else "", right, strict=False)
-            if label != "o" and label not in batched
-        )
-    )
+    inputs, kernel, outputs = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.text).groups()
+    total = 2 * right[kernel.index("i")]
+    for label, side in zip(outputs, each.made[0].sides, strict=True):
+        if label.isdecimal():
+            total *= _taps(each.text, int(label), left[inputs.index(label)], side)
+        else:
+            total *= side
+    return total
 
 
-def _batched(text: str) -> set[str]:
-    """The spatial axes of a convolution that are a batch of products: as wide as they are apart."""
+def _taps(text: str, axis: int, given: int, made: int) -> int:
+    """How often a window meets a number along an axis, neither padding nor a gap between numbers.
+
+    Products that are batched, or that make heads, are convolutions on TPUs whose windows meet next
+    to nothing else.
+    """
     window = re.search(r"window=\{([^}]*)\}", text)
     fields = dict(field.split("=") for field in window[1].split()) if window else {}
-    if "lhs_dilate" not in fields:
-        return set()
-    pairs = zip(fields["size"].split("x"), fields["lhs_dilate"].split("x"), strict=True)
-    return {str(axis) for axis, (size, apart) in enumerate(pairs) if size == apart != "1"}
+
+    def field(name: str, default: str) -> list[int]:
+        found = fields[name].split("x")[axis] if name in fields else default
+        return [int(n) for n in found.split("_")]
+
+    (size,), (stride,), (before, _) = field("size", "1"), field("stride", "1"), field("pad", "0_0")
+    (apart,), (spread,) = field("lhs_dilate", "1"), field("rhs_dilate", "1")
+    at = np.arange(made)[:, None] * stride + np.arange(size)[None] * spread - before
+    return int(((at >= 0) & (at <= (given - 1) * apart) & (at % apart == 0)).sum())

@@ -1,9 +1,13 @@
 """TPU slices that need not be there: their chips in figures, and their devices for the compiler."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -66,6 +70,19 @@ def parse(name: str) -> tuple[Chip, str, tuple[int, ...]]:
     return chip, kind, tuple(int(side) for side in size.split("x"))
 
 
+def kinds(name: str | None) -> tuple[str, ...]:
+    """The kinds of chips that a search is for: the one that is named, or all.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if name is not None and name not in CHIPS:
+        raise ConfigError(
+            f"--search --slice takes a kind of chip, {', '.join(CHIPS)}: got {name!r}."
+        )
+    return tuple(CHIPS) if name is None else (name,)
+
+
 def devices(name: str, slices: int = 1) -> list[jax.Device]:
     """The devices of slices of that name, for the compiler alone.
 
@@ -82,7 +99,8 @@ def devices(name: str, slices: int = 1) -> list[jax.Device]:
     if slices > 1:
         options["num_slices"] = slices
     try:
-        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+        with heard([]):  # that there is no TPU
+            return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except Exception as error:
         text = str(error).splitlines()[0][:200]
         if "libtpu" in text:
@@ -92,3 +110,19 @@ def devices(name: str, slices: int = 1) -> list[jax.Device]:
             ) from error
         sizes = ", ".join(f"{kind}:{size}" for size in CHIPS[kind].sizes)
         raise ConfigError(f"{name} is no slice ({text}): choose one such as {sizes}.") from error
+
+
+@contextlib.contextmanager
+def heard(lines: list[str]) -> Iterator[None]:
+    """What the compiler writes to the standard error meanwhile, where Python does not see it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
