@@ -1,5 +1,6 @@
 """Where compiled programs are kept, and how many; freed memory."""
 
+import importlib
 import os
 import pathlib
 import socket
@@ -147,3 +148,31 @@ def test_programs_are_kept_from_the_first_array_on(monkeypatch):
     monkeypatch.setattr(validation, "load_config", lambda _: pytest.fail("".join(done) or "early"))
     with pytest.raises(pytest.fail.Exception, match="set up"):
         train.main(["config.py"])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("sample", ["--prompt", "a red circle"]),
+        ("evaluate", ["--count", "1"]),
+        ("bench", ["matmul"]),
+        ("train", ["configs/world_vae.py"]),
+    ],
+)
+def test_no_device_is_said_in_a_line(module, arguments, tmp_path, monkeypatch, capsys):
+    def fails():
+        raise RuntimeError("Unable to initialize backend 'tpu': Failed to open libtpu.so")
+
+    where = pathlib.Path(__file__).parents[1]
+    arguments = [str(where / a) if a.endswith(".py") else a for a in arguments]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "devices", fails)
+    command = importlib.import_module(f"vjax.{module}")
+    try:
+        status = command.main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert status in (1, 2)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"vjax.{module}: ")
+    assert 'There is no device that JAX can use. For a TPU, pip install "vjax[tpu]"' in line

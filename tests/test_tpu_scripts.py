@@ -270,6 +270,8 @@ def test_a_dry_run_shows_what_would_run_and_runs_nothing(cloud, line):
         ("create demo --slice v9:4x4", "write v5e:4x4"),
         ("create demo --slice v5p:4x4", "a v5p slice has three sides"),
         ("create demo --slice v5e:4x4x4", "a v5e slice is flat"),
+        ("create demo --slice v5e:3x3", "v5e:3x3 is none: v5e:1x1, 2x2, 2x4"),
+        ("create demo --slice v5p:4x4x6", "v5p:4x4x6 is none: v5p:2x2x1, 2x2x2"),
         ("create demo --slice tpu7x:2x2x1", "on GKE alone: tpu_scripts/gke.sh"),
         ("create demo --slice v5e:4x4 --spot --reserved", "Only one of --spot and --reserved"),
         ("create demo --slice v5e:4x4 --share gs://b", "There is no option --share"),

@@ -79,6 +79,18 @@ read_slice() {
     v5e | v6e) [ -z "${BASH_REMATCH[4]}" ] || die "--slice $slice: a $generation slice is flat." ;;
     *) [ -n "${BASH_REMATCH[4]}" ] || die "--slice $slice: a $generation slice has three sides." ;;
   esac
+  case $topology in
+    1x1 | 2x2 | 2x4 | 4x4 | 4x8 | 8x8 | 8x16 | 16x16 | *x*x*) ;;
+    *) die "--slice $slice is none: $generation:1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16 or 16x16." ;;
+  esac
+  case $topology in
+    2x2x1 | 2x2x2 | 2x2x4 | 2x4x4) ;;
+    *x*x*)
+      if ((BASH_REMATCH[2] % 4 || BASH_REMATCH[3] % 4 || BASH_REMATCH[5] % 4)); then
+        die "--slice $slice is none: $generation:2x2x1, 2x2x2, 2x2x4, 2x4x4, or sides of 4, 8, 12, …"
+      fi
+      ;;
+  esac
   chips_per_host=4
   case $generation:$chips in
     *:1) chips_per_host=1 ;;

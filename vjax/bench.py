@@ -359,6 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         runtime.set_up()
+        runtime.check_devices()
         results["device"] = jax.devices()[0].device_kind
         for name in wanted or parts:
             try:
@@ -367,6 +368,9 @@ def main(arguments: list[str] | None = None) -> int:
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 print(f"vjax.bench: {name} failed: {kind}{error}", file=sys.stderr)
                 status = 1
+    except ConfigError as error:
+        print(f"vjax.bench: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:  # finished parts have their figures, too
         print("vjax.bench: interrupted.", file=sys.stderr)
         status = ending.status(interrupt)

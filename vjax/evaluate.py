@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from vjax import ending, pipeline, progress, runtime, weights
+from vjax.config import ConfigError
 from vjax.evaluation import trials, words
 from vjax.evaluation.judge import judge
 from vjax.evaluation.report import label, tables, write_sheet
@@ -299,6 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     console, out = Console(stderr=True), pathlib.Path(options.out)
     try:
         runtime.set_up()
+        runtime.check_devices()
         pipe = pipeline.load(options.model)
         computed = f"{pipe.dtype}-{jax.default_backend()}"
         results = Results(out, weights.fingerprint(options.model), pipe.config.sampler, computed)
@@ -319,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(f"vae is left out. {error}", highlight=False)
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         write_sheet(out / "sheet.png", _shown(tasks, results))
-    except (weights.BundleError, ResultsError, OSError) as error:
+    except (weights.BundleError, ConfigError, ResultsError, OSError) as error:
         print(f"vjax.evaluate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

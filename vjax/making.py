@@ -45,11 +45,13 @@ def prepare(order: Order) -> Work:
 
     Raises:
         RequestError, MediaError, BundleError: something of it cannot be made.
+        ConfigError: there is no device to make it on.
     """
     count = len(order.requests) * order.variations
     if count > MOST_FILES:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up(keep_memory=True)
+    runtime.check_devices()
     name = order.model
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"

@@ -9,6 +9,8 @@ import platform
 import jax
 import numpy as np
 
+from vjax.config import ConfigError
+
 CACHE_BYTES = 4 * 2**30  # compiled programs that have not been used for long go first
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # from malloc.h
@@ -40,6 +42,19 @@ def set_up(keep_memory: bool = False) -> None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_TOP_PAD, 2**28)
+
+
+def check_devices() -> None:
+    """Raises ConfigError where JAX has no device to run on, and says what to do."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        problem, what = str(error).splitlines()[0], ""
+        if "tpu" in problem.lower():
+            what = 'For a TPU, pip install "vjax[tpu]"; without one, set JAX_PLATFORMS=cpu. '
+        raise ConfigError(
+            f"There is no device that JAX can use. {what}It says: {problem}"
+        ) from error
 
 
 def _share_keys() -> None:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from vjax import validation
+from vjax import runtime, validation
 from vjax.config import ConfigError, RunConfig
 from vjax.parallel.meeting import WAIT, Channel, gather, join
 from vjax.training.process import Interrupt, StopSignal
@@ -260,10 +260,7 @@ def start(config: RunConfig, stop: StopSignal | None = None) -> Processes:
         _started = _meet(*_place(), stop)
     _started.stop = stop
     _started.agree(_facts(config) if _started._channels else {})
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise ConfigError(f"JAX finds no device here: {str(error).splitlines()[0]}") from error
+    runtime.check_devices()
     return _started
 
 

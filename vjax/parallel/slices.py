@@ -103,7 +103,7 @@ def devices(name: str, slices: int = 1) -> list[jax.Device]:
             return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except Exception as error:
         text = str(error).splitlines()[0][:200]
-        if "libtpu" in text:
+        if "libtpu" in text or "TPU support" in text:
             raise ConfigError(
                 'Planning compiles with libtpu, which is not installed: pip install "vjax[tpu]". '
                 "No TPU is needed."
