@@ -41,6 +41,7 @@ if " describe " in text or " get jobset " in text:
     if state == "?":
         sys.exit("ERROR: (gcloud.compute.tpus) There was a problem refreshing your tokens")
     print(state)
+    print("Updates are available for some Google Cloud CLI components.", file=sys.stderr)
 elif " ssh " in text or " scp " in text:
     node = next(a for a in arguments if a.partition(":")[0] in os.environ["NODES"].split())
     workers = [0, 1] if flags["--worker"] == "all" else [int(flags["--worker"])]

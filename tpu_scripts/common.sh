@@ -145,7 +145,7 @@ where() {
 state_in() {
   local found
   if found=$(tpus "$@" 2>&1); then
-    printf '%s' "${found##*$'\n'}"
+    grep -xE '[A-Z_]+' <<<"$found" | tail -n 1 || true # gcloud may have more to say
   elif [[ $found == *NOT_FOUND* || $found == *'not found'* ]]; then
     printf NOT_FOUND
   fi

@@ -325,7 +325,11 @@ def _sampler(config: RunConfig):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m vjax.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m vjax.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("what", nargs="*", help="a config, and parts; default: all of them")
     parser.add_argument("--model", default="default", help="without a config")
     parser.add_argument("--runs", type=int, default=9, help="the median of so many (9)")
@@ -335,8 +339,10 @@ def main(arguments: list[str] | None = None) -> int:
     runs, model, steps = options.runs, options.model, options.steps
     paths = [word for word in options.what if word.endswith(".py")]
     wanted = [word for word in options.what if word not in paths]
-    if len(paths) > 1 or (fields and not paths):
-        parser.error(f"One config, not {', '.join(paths)}." if paths else f"What is {fields[0]}?")
+    if len(paths) > 1:
+        parser.error(f"one config, not {', '.join(paths)}.")
+    if fields and not paths:
+        parser.error(f"there is no {fields[0]}; fields are those of a config, which is missing.")
     if runs < 1:
         parser.error(f"--runs must be 1 or more, got {runs}.")
     parts: dict[str, Callable[[], dict]] = {"matmul": lambda: matmul(runs)}
