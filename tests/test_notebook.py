@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 
 PATH = pathlib.Path(__file__).parents[1] / "tpu_scripts" / "vjax.ipynb"
 CODE = ["install", "device", "load", "text", "animate", "pictures", "extend", "infill", "recut"]
-CODE += ["train", "trained", "plan"]
+CODE += ["devices", "train", "trained", "plan"]
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_it_runs_as_it_is(notebook, tmp_path, monkeypatch):
     }
     assert said["install"] == "vjax is installed.\n"
     assert said["device"].startswith("There is no TPU here that JAX can use, and no GPU")
+    assert said["devices"] == "There is one device here, and nobody to share with.\n"
     assert "further: 7,499,200 parameters" in said["train"]
     assert "step 6  loss" in said["train"]
     assert re.search("compiler is not here|v5e:2x4", said["plan"])
