@@ -58,6 +58,8 @@ elif " ssh " in text or " scp " in text:
     sys.exit(failed)
 elif " logs " in text:
     print("the log of the first pod")
+elif " get events " in text:
+    print("Warning FailedMount pod/demo-slice-0-0 bucket gone does not exist")
 elif " create --filename=-" in text:
     (here / "rendered").write_text(sys.stdin.read())
 """
@@ -242,6 +244,7 @@ DOCUMENTED = {
     "delete jobset": "",
     "kubectl logs": "follow tail selector",
     "get jobset": "output",
+    "get events": "field-selector sort-by",
 }
 
 
@@ -643,6 +646,13 @@ def test_a_jobset_without_options_has_none_of_their_lines(cloud):
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
     assert pod["spec"]["containers"][0]["resources"]["limits"] == {"google.com/tpu": 8}
     assert "{{" not in text.partition("apiVersion")[2]
+
+
+def test_a_jobset_whose_pods_do_not_start_shows_what_the_cluster_warns_of(cloud):
+    run = cloud("gke follow demo", states="StartupPolicyCompleted Failed", refuses=" logs ")
+    assert "FailedMount pod/demo-slice-0-0 bucket gone does not exist" in run.stderr
+    assert run.stderr.count("no pod that runs yet") == 1
+    assert not [call for call in cloud.calls if "describe" in call]
 
 
 def test_a_failed_jobset_is_said_with_what_stays_behind(cloud):

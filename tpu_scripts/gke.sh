@@ -102,7 +102,9 @@ follow() {
   while :; do
     if ! kubectl logs --follow --tail=-1 --selector="$first" 2>/dev/null && [ -z "$said" ]; then
       said=1
-      say "$name has no pod that runs yet. Where no node comes up: kubectl describe pods --selector=$pods"
+      say "$name has no pod that runs yet; what the cluster warns of, such as a bucket or nodes that are not there:"
+      kubectl get events --field-selector=type=Warning --sort-by=.lastTimestamp 2>&1 | tail -n 5 >&2 || true
+      say "More: kubectl describe pods --selector=$pods"
     fi
     state=$(kubectl get jobset "$name" \
       --output='jsonpath={.status.conditions[?(@.status=="True")].type}') ||
