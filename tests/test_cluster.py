@@ -212,6 +212,14 @@ def test_a_signal_to_one_breaks_off_what_all_wait_for(three, number):
     assert [p.stop.number for p in three] == [signal.SIGINT] * 3
 
 
+def test_two_signals_at_once_are_one_on_all(three):
+    for process, number in zip(three, (0, signal.SIGINT, signal.SIGTERM), strict=True):
+        process.stop.number = number or None
+    found = at_once(*(lambda p=p: p.wait(lambda: None) for p in three))
+    assert [type(each) for each in found] == [Interrupt] * 3
+    assert [p.stop.number for p in three] == [signal.SIGTERM] * 3
+
+
 def test_why_one_failed_is_said_on_all(three):
     def work(process):
         if process.index == 1:

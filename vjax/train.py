@@ -108,12 +108,12 @@ def _run(
 ) -> None:
     # --- Model -------------------------------------------------------------------------------
     task, config, tokenizer = begin.task, begin.task.config, begin.tokenizer
-    alone = processes.index == 0  # in what one does for all
-    goodput = Goodput(run_dir / "goodput.json" if alone else None, began)
+    first = processes.index == 0  # which does what one does for all
+    goodput = Goodput(run_dir / "goodput.json" if first else None, began)
     files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     processes.agree({f"the content of {name}": value for name, value in files.items()})
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
-    found = processes.first(processes.wait(lambda: checkpoints.newest() if alone else None))
+    found = processes.first(processes.wait(lambda: checkpoints.newest() if first else None))
     frozen, state = processes.wait(lambda: _placed(begin, mesh, checkpoints, found))
     start = int(state["step"])
     goodput.begin(start)
@@ -150,7 +150,7 @@ def _run(
     # All that can take long, and differently long on each host, is waited for together: there a
     # signal to any process is heard by all, before the same step.
     meter, previous = Meter(task, plan), None
-    figures = Figures(run_dir / "tensorboard" if alone else None)
+    figures = Figures(run_dir / "tensorboard" if first else None)
     with contextlib.closing(checkpoints), contextlib.closing(figures), contextlib.closing(data):
 
         def report(update: Update, metrics: dict) -> None:
@@ -195,10 +195,12 @@ def _run(
                     with goodput.spent("checkpoint"):
                         checkpoints.save(saved := done, state)
                     goodput.note(done, now=True)
+                    if first and not over:
+                        log.info("time %s", goodput)
             with goodput.spent("preview"):
                 if over:
                     _export(begin, run_dir, state, frozen)
-                    if config.minutes is not None and alone:
+                    if config.minutes is not None and first:
                         _write_repeat(config, plan, data, done, run_dir / "repeat.py")
                 elif shows:
                     with _goes_on("bundle", done):
@@ -207,7 +209,7 @@ def _run(
                 with contextlib.suppress(Interrupt), _goes_on("preview", done):
                     if shows:
                         show = functools.partial(preview.write, task, run_dir, done, figures)
-                        processes.wait(show if alone else lambda: None)
+                        processes.wait(show if first else lambda: None)
             if over or shows:
                 meter.pause()
             goodput.switch("steps")
@@ -220,7 +222,8 @@ def _run(
                 checkpoints.save(done, state)
             checkpoints.wait()
         goodput.note(done, now=True)
-        log.info("time %s", goodput)
+        if first:
+            log.info("time %s", goodput)
         if stopped:
             _stop(begin, run_dir, state, frozen, done, done > start, processes.stop)
 

@@ -140,10 +140,10 @@ class Processes:
             )
             if number:
                 self.stopped = True
-                self.stop.come(number)
+                self.stop.number = number  # the same on all
                 raise Interrupt
             if problem:
-                self.stopped = True
+                self.stopped |= not everywhere
                 if done.done():
                     done.result()
                 raise ConfigError(problem)

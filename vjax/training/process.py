@@ -112,4 +112,4 @@ class StopSignal:
         if not self.requested:
             # Written at once, since a log may be in the middle of a line.
             os.write(2, b"Stopping ...\n")
-        self.number = number
+            self.number = number
