@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from PIL import Image
 
 from vjax import ending, pipeline, sample, weights
 from vjax import video as media
+from vjax.parallel import mesh
 
 PROMPT = ["--prompt", "a red circle moves right"]
 
@@ -475,6 +477,12 @@ def test_another_machine_is_noted(bundle, here, capsys, monkeypatch):
         ([*PROMPT, "--overwrite=yes"], "--overwrite"),
         ([*PROMPT, "--seed", "three"], "--seed"),
         (["remix", *PROMPT], "remix"),
+        ([*PROMPT, "--mesh.context", "3"], "is 3, which does not divide the 8 dev.* 1, 2, 4 or 8"),
+        ([*PROMPT, "--mesh.tensor=8"], "cannot share the 2 heads of model.dit"),
+        ([*PROMPT, "--mesh.data=8"], "8 devices .* cannot share 2 samples.* can be 1 or 2, and"),
+        ([*PROMPT, "--mesh.fsdp=0"], "--mesh.fsdp must be a whole number from 1"),
+        ([*PROMPT, "--mesh.attention=all"], "--mesh.attention must be one of 'auto', 'gather'"),
+        ([*PROMPT, "--mesh.rows=2"], "no option --mesh.rows"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_to_do(
@@ -521,6 +529,87 @@ def test_an_interrupted_run_writes_nothing(bundle, here, capsys, monkeypatch):
     assert (code, out) == (130, [])
     assert len(err) == 1
     assert list(here.iterdir()) == []
+
+
+# --- On several devices --------------------------------------------------------------------------
+
+
+def nearly(path, other) -> None:
+    """The same settings, and frames that rounding alone parts."""
+    frames, expected = (media.read(file).frames.astype(int) for file in (path, other))
+    assert np.abs(frames - expected).max() <= 1
+    assert (frames != expected).mean() < 0.01
+    assert expected.std() > 10
+    assert media.read_metadata(path) == media.read_metadata(other)
+
+
+def test_devices_share_one_video(bundle, here, capsys):
+    same = [*PROMPT, "--frames", "9", "--model", bundle]
+    (alone,) = succeed(capsys, *same, "--out", "alone.mkv")
+    (shared,) = succeed(
+        capsys, *same, "--out", "shared.mkv", "--mesh.data=2", "--mesh.context", "4"
+    )
+    nearly(shared, alone)
+
+
+def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, capsys):
+    (alone,) = succeed(capsys, *PROMPT, "--frames", "9", "--model", bundle, "--out", "alone.mkv")
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    command = [sys.executable, "-m", "vjax.sample", *PROMPT, "--frames", "9", "--model", bundle]
+
+    def both(*last):
+        running = [
+            subprocess.Popen(
+                [*command, "--out", "shared.mkv", *last[i]],
+                env={**environment, "JAX_PROCESS_ID": str(i)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        try:
+            said = [process.communicate(timeout=300) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        return [process.returncode for process in running], said
+
+    statuses, said = both([], [])
+    assert statuses == [0, 0], said
+    ours = [[x for x in out.splitlines() if not x.startswith("[Gloo]")] for out, _ in said]
+    assert ours == [["shared.mkv"], []]
+    assert "9 frames" not in said[1][1]
+    nearly("shared.mkv", alone)
+    # Who is told something else is refused before anything is computed.
+    statuses, said = both(["--overwrite"], ["--overwrite", "--seed=7"])
+    assert statuses == [2, 2], said
+    for _, err in said:
+        assert "seed is 0 on process 0 and 7 on process 1" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "guided", "devices", "sizes"),
+    [
+        (32760, True, 8, (2, 4)),
+        (32760, False, 8, (1, 8)),
+        (32760, True, 3, (1, 3)),
+        (180, True, 8, None),  # waiting for each other would take longer
+        (1024, True, 4, (2, 2)),
+    ],
+)
+def test_what_is_large_is_shared_unasked(tokens, guided, devices, sizes, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * devices)
+    found = mesh.for_one_video(tokens, guided)
+    assert sizes == (found and (found.data, found.context))
 
 
 # --- As a command --------------------------------------------------------------------------------

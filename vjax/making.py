@@ -1,29 +1,34 @@
 """An order carried out: all of it is checked, then one file is made after another."""
 
+import contextlib
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from vjax import naming, pipeline, planning, recipe, runtime, verbs, weights
+from vjax import ending, naming, pipeline, planning, recipe, runtime, verbs, weights
 from vjax import video as media
+from vjax.config import MeshConfig
 from vjax.order import SAMPLING, Order
+from vjax.parallel import cluster
+from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
-from vjax.timeline import RequestError
+from vjax.timeline import RequestError, Timeline
 
 MOST_FILES = 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """A file to make."""
+    """A file to make, which one process of several writes."""
 
     plan: Plan
     seed: int
-    writer: media.Writer
+    writer: media.Writer | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +40,7 @@ class Work:
     """
 
     pipe: pipeline.Pipeline
+    processes: cluster.Processes
     sampling: Mapping[str, Any]
     jobs: Sequence[Job]
     notes: Sequence[str]
@@ -45,21 +51,26 @@ def prepare(order: Order) -> Work:
 
     Raises:
         RequestError, MediaError, BundleError: something of it cannot be made.
-        ConfigError: there is no device to make it on.
+        ConfigError: there is no device to make it on, the devices cannot share it, or processes
+            that should make it together differ.
     """
     count = len(order.requests) * order.variations
     if count > MOST_FILES:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up(keep_memory=True)
-    runtime.check_devices()
     name = order.model
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
-    pipe = pipeline.load(name, order.dtype)
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
     files = verbs.files(order.requests[0])
     given = order.requests[0].timeline()
     named = {file: recipe.named(file) for file in files}
+    processes = cluster.start(_facts(order, model, named))
+    if jax.process_count() > 1:
+        ending.heed_signals()  # JAX has taken SIGTERM for itself
+    bundle = weights.load(name)
+    mesh = order.mesh or _mesh(bundle, given, order)
+    pipe = pipeline.Pipeline(bundle, order.dtype, mesh)
     plan, sound = None, None
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
@@ -89,6 +100,9 @@ def prepare(order: Order) -> Work:
             if order.recipe is not None:
                 said = recipe.differences(order.recipe, made, order.like)
                 notes.update(dict.fromkeys(said))
+            if processes.index:
+                jobs.append(Job(plan, seed, None))
+                continue
             if order.out is None:
                 suffix = ".png" if plan.frames == 1 else ".mp4"
                 path = naming.name(request, seed, method.config, pipe.config.sampler, suffix)
@@ -99,20 +113,56 @@ def prepare(order: Order) -> Work:
             writer, said = _writer(order, path, plan, sound, made, [*files, *order.reads])
             notes.update(dict.fromkeys(said))
             jobs.append(Job(plan, seed, writer))
-    return Work(pipe, order.sampling, jobs, list(notes))
+    if processes.index:
+        notes.clear()  # one process says them
+    return Work(pipe, processes, order.sampling, jobs, list(notes))
 
 
-def make(work: Work) -> Iterator[media.Writer]:
+def make(work: Work) -> Iterator[media.Writer | None]:
     """Makes one file after another, each with the bytes that it has alone, and yields its writer.
+
+    All processes make it and the first writes it; on the others there is no writer.
 
     Raises:
         SamplingError, MediaError: one cannot be made after all; those before it stay.
     """
     for job in work.jobs:
-        with job.writer as writer:
+        with job.writer or contextlib.nullcontext() as writer:
             for frames in work.pipe.stream(job.plan, seed=job.seed, **work.sampling):
-                writer.add(frames)
+                if writer is not None:
+                    writer.add(frames)
         yield writer
+    work.processes.leave()
+
+
+def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, Any]:
+    """What must be the same on all processes."""
+    return {
+        "the requests": [verbs.to_json(each, named.__getitem__) for each in order.requests],
+        "the model": dataclasses.asdict(model),
+        **{name: getattr(order, name) for name in ("seed", "variations", "dtype")},
+        **order.sampling,
+        "mesh": dataclasses.asdict(order.mesh) if order.mesh else None,
+    }
+
+
+def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig | None:
+    """How the devices that are here share a video, where nothing is asked for."""
+    config = bundle.config
+    if len(jax.devices()) == 1 or config.dit is None or config.vae is None:
+        return None
+    if jax.process_count() == 1 and jax.default_backend() == "cpu":
+        return None  # devices of one CPU have the same cores
+    plan = planning.plan(given, config, bundle.tokenizer)
+    side = config.vae.spatial_ratio
+    patches = math.prod(
+        length // side // patch
+        for length, patch in zip(plan.size[::-1], config.dit.patch[1:], strict=True)
+    )
+    windows = [window for segment in plan.segments for window in segment.windows]
+    latents = max((window.stop - window.start for window in windows), default=0)
+    guidance = order.sampling.get("guidance", config.sampler.guidance)
+    return meshes.for_one_video(latents * patches, guided=guidance != 1)
 
 
 def _numbered(order: Order, index: int) -> pathlib.Path:

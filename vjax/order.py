@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vjax.config import MeshConfig
 from vjax.verbs import Request
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class Order:
         requests: one or more that differ in their prompts alone.
         sampling: what is not as the model prefers, by the names of `SAMPLING`.
         variations: so many files of each request, with seeds `seed`, `seed` + 1, ….
+        mesh: how devices share the work; None: as fits them and what is made.
         model: None: that of the recipe, or the default.
         out: None: a name that says what was made. Where there are several, they are numbered.
         overwrite: whether an existing file may be replaced.
@@ -31,6 +33,7 @@ class Order:
     sampling: Mapping[str, Any]
     seed: int = 0
     variations: int = 1
+    mesh: MeshConfig | None = None
     model: str | None = None
     dtype: str | None = None
     out: str | None = None

@@ -256,7 +256,9 @@ class Pipeline(Stages):
         self, plans, seeds, method, watched, *, source=None, noise=None
     ) -> Iterator[np.ndarray]:
         """The frames [B t H W 3] of plans that know the same frames, piece by piece."""
-        texts = [self.embed([p.timeline.prompt, p.timeline.negative]) for p in plans]
+        texts = [
+            meshes.readable(self.embed([p.timeline.prompt, p.timeline.negative])) for p in plans
+        ]
         canvases = [plan.canvas for plan in plans]
         done, window = 0, 0  # frames, windows
         for segment in plans[0].segments:
@@ -326,7 +328,7 @@ class Pipeline(Stages):
                     min(max(n - begin, 0), chunk.shape[1]) for n in (segment.first, segment.stop)
                 )
                 if low < high:
-                    yield np.array(chunk[:, low:high])
+                    yield np.array(meshes.readable(chunk)[:, low:high])
                 decoded += 1
 
     def _condition(
@@ -367,15 +369,17 @@ class Pipeline(Stages):
 
     def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
         shape = condition.source.shape[1:]
+        condition = self.everywhere(condition)
+        method = dataclasses.replace(method, times=self.everywhere(method.times))
         drawn, keys = self.noise(seeds, window, shape)
-        noise = drawn if noise is None else jnp.asarray(noise, jnp.float32)
+        noise = drawn if noise is None else self.everywhere(jnp.asarray(noise, jnp.float32))
         state = self.start(condition, noise, keys, method)
 
         def advance(state, begin, end):
             return self.advance(condition, state, begin, end, method)
 
         state = watched.run(advance, state, method.steps)
-        latents = np.array(sampler.finish(condition, state))
+        latents = np.array(meshes.readable(sampler.finish(condition, state)))
         if not np.isfinite(latents).all():
             raise SamplingError(
                 f"{self.config.name} made numbers that are none (NaN or infinity), so there is no "

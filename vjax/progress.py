@@ -45,11 +45,11 @@ def bar(console: Console, *, quiet: bool = False, transient: bool = False) -> Pr
 class Steps:
     """The steps of one request, counted over all of its loops; a context manager.
 
-    On a terminal a bar with the time left is drawn to stderr, unless `quiet`. `on_step` hears
-    the number of finished steps after each of them, and stops the run by returning True: `run` then
-    raises `Cancelled`. Ctrl-C raises KeyboardInterrupt as it always does, once the running piece is
-    done. In a run of several processes every piece is one step, so that all make the same calls,
-    and all must answer `on_step` alike.
+    On the terminal of the first process a bar with the time left is drawn to stderr, unless
+    `quiet`. `on_step` hears the number of finished steps after each of them, and stops the run by
+    returning True: `run` then raises `Cancelled`. Ctrl-C raises KeyboardInterrupt as it always
+    does, once the running piece is done. In a run of several processes every piece is one step, so
+    that all make the same calls, and all must answer `on_step` alike.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Steps:
         self.total, self.done, self._on_step = total, 0, on_step
         self._one_at_a_time = on_step is not None or jax.process_count() > 1
         self._piece = 1
+        quiet = quiet or jax.process_index() > 0
         self._bar = bar(console, quiet=quiet, transient=True)
         self._task = self._bar.add_task(description, total=total)
 

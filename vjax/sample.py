@@ -14,7 +14,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from vjax import ending, verbs
+from vjax import ending, validation, verbs
+from vjax.config import ConfigError, MeshConfig
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
 from vjax.verbs import Option, Request
@@ -52,6 +53,11 @@ OPTIONS = {
     "shift": Option("above 1, more of the steps go to what is coarse", "S", float),
     "model": Option("one that ships in the package, or its directory", "NAME|DIR", _named),
     "dtype": Option("float32 or bfloat16; default: as fits the machine", "TYPE"),
+    "mesh.data": Option("so many devices share the two branches of guidance", "N", int),
+    "mesh.fsdp": Option("the same, and each holds a share of the model", "N", int),
+    "mesh.context": Option("so many devices share the tokens and the pixels", "N", int),
+    "mesh.tensor": Option("so many devices share the heads of the model", "N", int),
+    "mesh.attention": Option("auto, gather, ulysses or ring: how shared tokens meet", "WAY"),
     "out": Option(
         "mp4, webm, gif, webp; without loss: mkv, png (one frame), or a folder of png; default: "
         "a new name that says what was made",
@@ -223,6 +229,9 @@ def parse(arguments: list[str]) -> Order:
     if "prompt" not in values:
         raise RequestError('Say what to make: --prompt "a red circle moves right".')
     first = kind.read(values)
+    mesh = {n: settings.pop(n) for n in list(settings) if n.startswith("mesh.")}
+    if mesh:
+        settings["mesh"] = _mesh(mesh)
     requests = [first, *(dataclasses.replace(first, prompt=prompt) for prompt in prompts[1:])]
     sampling = {name: settings.pop(name) for name in SAMPLING if name in settings}
     reads = tuple(filter(None, [file, like]))
@@ -254,6 +263,14 @@ def _check_belongs(kind: type[Request], options: list[str]) -> None:
         raise RequestError(
             f"{kind.verb} has no {_dashed(name)}, which is an option of {' and '.join(others)}."
         )
+
+
+def _mesh(values: dict[str, Any]) -> MeshConfig:
+    try:
+        fields = {name.removeprefix("mesh."): value for name, value in values.items()}
+        return validation.from_dict(MeshConfig, fields)
+    except ConfigError as error:
+        raise RequestError(f"--mesh.{error}") from error
 
 
 def _lines(file: str) -> list[str]:
@@ -294,6 +311,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _say(f"note: {note}")
             total, failure, began = len(work.jobs), 1, time.perf_counter()
             for writer in making.make(work):
+                if writer is None:  # another process writes it
+                    continue
                 finished += 1
                 turn = f"{finished} of {total}: " if total > 1 else ""
                 _say(f"{turn}{_made(writer)} in {time.perf_counter() - began:.1f} s")
@@ -340,4 +359,9 @@ def _for_the_user(error: Exception) -> str | None:
 
 if __name__ == "__main__":
     ending.heed_signals()
-    sys.exit(main())
+    status = main()
+    if "vjax.parallel.cluster" in sys.modules:  # there may be other processes
+        from vjax.parallel import cluster
+
+        cluster.end(lambda: status)
+    sys.exit(status)

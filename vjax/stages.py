@@ -218,4 +218,10 @@ class Stages:
 
     def encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "t h w C"]:
         """Frames to normalised latents, on the host."""
-        return np.asarray(self.encode(frames[None]))[0]
+        return np.asarray(meshes.readable(self.encode(frames[None])))[0]
+
+    def everywhere(self, tree: Any) -> Any:
+        """What every process of a run has alike, as programs over all of their devices take it."""
+        if self.mesh is None or jax.process_count() == 1:
+            return tree
+        return meshes.replicated(self.mesh, tree)

@@ -239,7 +239,7 @@ class Processes:
 _started: Processes | None = None  # once in the life of a process
 
 
-def start(config: RunConfig, stop: StopSignal | None = None) -> Processes:
+def start(config: RunConfig | Mapping[str, Any], stop: StopSignal | None = None) -> Processes:
     """Starts JAX together with the other processes of a run, where there are some.
 
     On Cloud TPU and GKE they are found without help. Elsewhere each gets three variables, named as
@@ -247,6 +247,7 @@ def start(config: RunConfig, stop: StopSignal | None = None) -> Processes:
     JAX_PROCESS_ID. Late ones are waited for, VJAX_START_SECONDS long.
 
     Args:
+        config: what must be the same on all; can be JSON.
         stop: what signals are noted in.
 
     Raises:
@@ -363,7 +364,7 @@ def _seconds() -> float:
     return seconds
 
 
-def _facts(config: RunConfig) -> dict[str, str]:
+def _facts(config: RunConfig | Mapping[str, Any]) -> dict[str, str]:
     """What must be the same on every host: settings, and the code that reads them."""
     facts = {"the version of Python": platform.python_version()}
     for name in _PACKAGES:
@@ -376,7 +377,8 @@ def _facts(config: RunConfig) -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     facts["the code of vjax"] = digest.hexdigest()[:12]
-    return {**dict(_flat(validation.to_dict(config))), **facts}
+    settings = dict(config) if isinstance(config, Mapping) else validation.to_dict(config)
+    return {**dict(_flat(settings)), **facts}
 
 
 def _flat(value, path: str = "") -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from vjax.config import ConfigError, MeshConfig, ModelConfig
 from vjax.parallel import context, rules
 
 AXES = ("data", "fsdp", "context", "tensor")
+TOKENS_EACH = 512  # below so many, devices wait for each other for longer than they compute
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,6 +86,21 @@ def check_samples(mesh: Mesh, count: int) -> None:
         )
 
 
+def for_one_video(tokens: int, guided: bool) -> MeshConfig | None:
+    """How the devices that are here share one video: guidance's two branches, then the tokens.
+
+    They are as many as get `TOKENS_EACH` at least and divide evenly; of several processes all take
+    part. None: it does not pay to share.
+    """
+    devices = len(jax.devices())
+    data = 2 if guided and devices % 2 == 0 else 1
+    if jax.process_count() > 1:
+        return MeshConfig(data=data, context=devices // data)
+    if data * tokens >= devices * TOKENS_EACH:
+        return MeshConfig(data=data, context=devices // data)
+    return None
+
+
 def describe(mesh: Mesh) -> str:
     """The number of devices and how they are divided, for people."""
     sizes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
@@ -149,6 +165,25 @@ def place(mesh: Mesh, value: np.ndarray) -> jax.Array:
 def place_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's clips of a batch (`own_clips`) as its part of global arrays."""
     return {name: place(mesh, value) for name, value in batch.items()}
+
+
+def replicated(mesh: Mesh, tree):
+    """What every process has alike, as global arrays that lie whole on all devices."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def readable(x: jax.Array) -> jax.Array:
+    """A global array as every process can read the whole of it; all processes call it."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return x
+    whole = NamedSharding(x.sharding.mesh, PartitionSpec())
+    return jax.jit(lambda x: x, out_shardings=whole)(x)
 
 
 def fetch(tree):

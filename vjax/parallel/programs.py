@@ -155,7 +155,14 @@ def sampling(
     first = functools.partial(stages._decode, vae, dtype=jnp.uint8)
     latent = array((1, 1, *shape[1:]))
     _, past = jax.eval_shape(first, decoder, latent, None)
-    past = everywhere(past)
+    past = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape,
+            x.dtype,
+            sharding=NamedSharding(mesh, rules.spec(rules.sides(x.shape), x.shape)),
+        ),
+        past,
+    )
     decode = functools.partial(stages._decode.trace, vae, decoder, latent, past, jnp.uint8)
     embed = functools.partial(
         stages._embed.trace,

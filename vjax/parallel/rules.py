@@ -65,16 +65,21 @@ def named(x: Array, name: str) -> Array:
 def frames(x: Array) -> Array:
     """Features `[B T H W C]` inside the VAE, laid out by rows or by columns.
 
-    Which of them `context` divides rather is the same at every size of a network, since both are
-    halved and doubled together. Time stays whole: each latent needs what those before it left.
+    Time stays whole: each latent needs what those before it left.
     """
-    mesh = _mesh()
-    if mesh is None:
-        return x
-    count = mesh.shape.get("context", 1)
-    odd = count // (count & -count)
-    rows, columns = ((side % odd == 0, side & -side) for side in x.shape[2:4])
-    return named(x, "rows" if rows >= columns else "columns")
+    return x if _mesh() is None else named(x, sides(x.shape))
+
+
+def sides(shape: tuple[int, ...]) -> str:
+    """Whether features `[B T H W C]` lie by "rows" or by "columns".
+
+    Which of them `context` divides rather is the same at every size of a network, since both are
+    halved and doubled together.
+    """
+    context = count("context")
+    odd = context // (context & -context)
+    rows, columns = ((side % odd == 0, side & -side) for side in shape[2:4])
+    return "rows" if rows >= columns else "columns"
 
 
 def filled(x: Array, axis: int = 2) -> Array:
