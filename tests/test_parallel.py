@@ -31,7 +31,7 @@ from vjax.training.dit import DiTTask
 from vjax.training.state import accumulate, init_state, train_step
 
 # Five patches in a frame: nothing that tokens are divided by here divides them.
-BUCKET = Bucket(frames=3, height=8, width=40, batch=8)
+BUCKET = Bucket(frames=3, height=8, width=40, batch=8, anchors=1, boxes=True)
 MODEL = tiny.model(
     dit=dataclasses.replace(tiny.MODEL.dit, heads=4, head_dim=4, ffn=40, depth=1, text_width=24),
     vae=dataclasses.replace(
@@ -81,9 +81,10 @@ def start(config: MeshConfig):
 
 
 @functools.cache
-def gradients(config: MeshConfig):
+def gradients(config: MeshConfig, dtype: str | None = None):
     """Loss, gradients, and the compiled program."""
-    (params, frozen, clips), task = start(config), DiTTask(CONFIG)
+    (params, frozen, clips), run = start(config), dataclasses.replace(CONFIG, dtype=dtype)
+    task = DiTTask(run)
     zeros = jax.tree.map(jnp.zeros_like, params)
     rest = (clips, zeros, jnp.int32(0), np.int32(0), np.float32(1))
     with meshes.use(mesh_of(config), config):
@@ -108,6 +109,13 @@ def test_loss_and_gradients_are_those_of_one_device(config):
     close(found, wanted)
 
 
+def test_half_precision_on_a_mesh_is_close_to_that_of_one_device():
+    loss, found, _ = gradients(BETWEEN[-1], "bfloat16")
+    expected, wanted, _ = gradients(ONE, "bfloat16")
+    assert gradients(ONE)[0] != expected == pytest.approx(loss, rel=0.01)
+    close(found, wanted, 0.1)
+
+
 def test_what_is_large_is_divided_in_the_program_too():
     _, found, program = gradients(BETWEEN[-2])
     # Each gradient leaves as its parameter lies: kernels of stacked layers in four, others in two.
@@ -118,10 +126,10 @@ def test_what_is_large_is_divided_in_the_program_too():
             parts = 4 if re.search("blocks|layers|embedding", where) else 2
             (sharding,) = [s for p, s in jax.tree.leaves_with_path(outputs) if p == path]
             assert leaf.size == parts * np.prod(sharding.shard_shape(leaf.shape)), where
-    # Tokens [8 3 6 16] are in four, hidden layers [8 3 6 40] in eight, kernels in use in two.
+    # Tokens [8 4 6 16] are in four, hidden layers [8 4 6 40] in eight, kernels in use in two.
     shapes = set(re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program.as_text()))
-    assert {"4,3,3,16", "4,3,3,20", "16,20"} <= shapes
-    whole = {"8,3,6,16", "8,3,3,16", "4,3,6,16", "8,3,6,40", "4,3,3,40", "8,3,3,20", "16,40"}
+    assert {"4,4,3,16", "4,4,3,20", "16,20"} <= shapes
+    whole = {"8,4,6,16", "8,4,3,16", "4,4,6,16", "8,4,6,40", "4,4,3,40", "8,4,3,20", "16,40"}
     assert not whole & shapes
 
 
@@ -171,8 +179,9 @@ def test_what_is_drawn_does_not_depend_on_the_mesh():
 
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("way", ["auto", "gather", "ring"])
-def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat):
+def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat, monkeypatch):
     """12 heads and 13 positions on 8 devices, of which one has nothing but padding."""
+    monkeypatch.setattr("vjax.parallel.context.SCORES", 6)  # two of four queries at a time
     shapes = [(1, 2, 13, 12, 4)] * 3
     qkv = [2 * jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
 
@@ -202,13 +211,19 @@ def test_keys_and_values_that_do_not_fit_travel_in_a_ring(monkeypatch):
     assert "collective-permute" in text
 
 
-def test_attention_to_a_text_exchanges_nothing():
-    config = MeshConfig(context=4, tensor=2, attention="ring")
-    q, text = jnp.ones((1, 2, 8, 2, 4)), jnp.ones((1, 5, 2, 4))
+@pytest.mark.parametrize("way", ["gather", "ulysses", "ring"])
+def test_attention_to_a_text_exchanges_nothing(way):
+    config = MeshConfig(context=4, tensor=2, attention=way)
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(1, 2, 8, 2, 4), (1, 5, 2, 4), (1, 5, 2, 4)])
+    )
+    expected = attention(q, k, v)
     with meshes.use(meshes.make_mesh(config), config):
-        program = jax.jit(attention).lower(q, text, text).compile().as_text()
+        program = jax.jit(attention).lower(q, k, v).compile()
+        close(np.asarray(program(q, k, v)), np.asarray(expected))
     for collective in ("all-to-all", "collective-permute", "all-gather", "all-reduce"):
-        assert collective not in program
+        assert collective not in program.as_text()
 
 
 # --- Sampling ------------------------------------------------------------------------------------
@@ -286,6 +301,13 @@ def test_devices_exchange_the_edges_of_their_parts_of_a_frame_alone(stage):
     assert "collective-permute(" in text
     for collective in ("all-gather(", "all-to-all(", "all-reduce("):
         assert collective not in text
+
+
+def test_noise_is_that_of_one_device():
+    alone = pipeline.Pipeline(tiny.bundle()).noise(range(8), 1, (3, 5, 4, 4))[0]
+    for mesh in (MeshConfig(data=8), MeshConfig(data=2, context=4)):
+        shared = pipeline.Pipeline(tiny.bundle(), mesh=mesh).noise(range(8), 1, (3, 5, 4, 4))[0]
+        np.testing.assert_array_equal(shared, alone)
 
 
 def test_long_clips_are_encoded_for_training_latent_by_latent(monkeypatch):

@@ -4,7 +4,7 @@
 - ulysses: devices exchange tokens for heads, attend for some heads to all tokens, and exchange
   back (Jacobs et al. 2023, arXiv:2309.14509). The heads of a device must divide.
 - ring: keys and values travel around the devices, which attend to one part at a time (Liu et al.
-  2023, arXiv:2310.01889). None ever holds them all.
+  2023, arXiv:2310.01889). None ever holds them all, nor the scores of a part.
 
 All are exact. Each function sees one device's part of `[B F P K D]`, where P is divided, and is
 told how many of all the positions of a frame are no padding.
@@ -21,6 +21,7 @@ from jax.sharding import AbstractMesh
 from jaxtyping import Array, Bool, Float
 
 AXIS = "context"
+SCORES = 2**22  # of a ring that are held at once
 GATHERED_BYTES = 2**30  # of keys and values on one device, above which they travel in a ring
 
 # The way that a config asks for, while something is compiled.
@@ -93,7 +94,7 @@ def _ring(frames: int, here: int, positions: int, q: Head, k: Head, v: Head) -> 
 
 
 def _forward(frames, here, positions, q, k, v):
-    def part(valid, q, k, v, out, largest, total):
+    def part(valid, k, v, q, out, largest, total):
         scores = jnp.where(valid, _products(q, k), -jnp.inf)
         new = jnp.maximum(largest, jnp.max(scores, axis=-1, keepdims=True))
         weights, before = jnp.exp(scores - new), jnp.exp(largest - new)
@@ -102,16 +103,21 @@ def _forward(frames, here, positions, q, k, v):
         )
         return out, new, total * before + jnp.sum(weights, axis=-1, keepdims=True)
 
+    def head(valid, k, v, *blocks):
+        return lax.map(lambda block: part(valid, k, v, *block), blocks)
+
     def step(carry, number):
         k, v, *sums = carry
         valid = _valid(number, frames, here, positions)
-        sums = lax.map(lambda x: part(valid, *x), (q, k, v, *sums))
+        sums = lax.map(lambda x: head(valid, *x), (k, v, blocks, *sums))
         return (*_pass_on((k, v)), *sums), None
 
-    column = jnp.zeros_like(q[..., :1], jnp.float32)
+    blocks, queries = _in_blocks(q), q.shape[1]
+    column = jnp.zeros_like(blocks[..., :1], jnp.float32)
     # Finite from the start: a part of nothing but padding must not make infinity minus infinity.
-    start = (jnp.zeros_like(q, jnp.float32), column - 1e30, column)
-    (_, _, out, largest, total), _ = lax.scan(step, (k, v, *start), jnp.arange(_devices()))
+    start = (jnp.zeros_like(blocks, jnp.float32), column - 1e30, column)
+    (_, _, *sums), _ = lax.scan(step, (k, v, *start), jnp.arange(_devices()))
+    out, largest, total = (_joined(x, queries) for x in sums)
     out = (out / total).astype(q.dtype)
     return out, (q, k, v, out, largest + jnp.log(total))
 
@@ -120,28 +126,44 @@ def _backward(frames, here, positions, kept, d_out):
     q, k, v, out, log_total = kept
     both = d_out.astype(jnp.float32) * out.astype(jnp.float32)
     delta = jnp.sum(both, axis=-1, keepdims=True)
+    add = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def part(valid, q, k, v, dq, dk, dv, d_out, log_total, delta):
+    def part(valid, k, v, sums, block):
+        (dk, dv), (q, d_out, log_total, delta, dq) = sums, block
         weights = jnp.where(valid, jnp.exp(_products(q, k) - log_total), 0)
-        add = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         dv += add("qs,qd->sd", weights.astype(v.dtype), d_out)
         d_scores = (weights * (_products(d_out, v) - delta)).astype(q.dtype)
-        return dq + add("qs,sd->qd", d_scores, k), dk + add("qs,qd->sd", d_scores, q), dv
+        return (dk + add("qs,qd->sd", d_scores, q), dv), dq + add("qs,sd->qd", d_scores, k)
+
+    def head(valid, k, v, dk, dv, *blocks):
+        return lax.scan(functools.partial(part, valid, k, v), (dk, dv), blocks)
 
     def step(carry, number):
-        k, v, dq, dk, dv = carry
+        k, v, dk, dv, dq = carry
         valid = _valid(number, frames, here, positions)
-        each = (q, k, v, dq, dk, dv, d_out, log_total, delta)
-        dq, dk, dv = lax.map(lambda x: part(valid, *x), each)
-        k, v, dk, dv = _pass_on((k, v, dk, dv))  # the gradients are home after the last step
-        return (k, v, dq, dk, dv), None
+        (dk, dv), dq = lax.map(lambda x: head(valid, *x), (k, v, dk, dv, *blocks, dq))
+        return (*_pass_on((k, v, dk, dv)), dq), None  # gradients are home after the last step
 
-    zeros = [jnp.zeros_like(x, jnp.float32) for x in (q, k, v)]
-    (_, _, *found), _ = lax.scan(step, (k, v, *zeros), jnp.arange(_devices()))
+    blocks = [_in_blocks(x) for x in (q, d_out, log_total, delta)]
+    zeros = [jnp.zeros_like(x, jnp.float32) for x in (k, v, blocks[0])]
+    (_, _, dk, dv, dq), _ = lax.scan(step, (k, v, *zeros), jnp.arange(_devices()))
+    found = _joined(dq, q.shape[1]), dk, dv
     return tuple(d.astype(x.dtype) for d, x in zip(found, (q, k, v), strict=True))
 
 
 _ring.defvjp(_forward, _backward)
+
+
+def _in_blocks(x: Float[Array, "h n c"]) -> Float[Array, "h blocks m c"]:
+    """Queries, or what there is one of for each, such that the scores of a block are few."""
+    queries = x.shape[1]  # and as many keys
+    blocks = min(queries, -(-(queries**2) // SCORES))
+    x = jnp.pad(x, [(0, 0), (0, -queries % blocks), (0, 0)])
+    return rearrange(x, "h (blocks m) c -> h blocks m c", blocks=blocks)
+
+
+def _joined(x: Float[Array, "h blocks m c"], queries: int) -> Float[Array, "h n c"]:
+    return rearrange(x, "h blocks m c -> h (blocks m) c")[:, :queries]
 
 
 def _products(q: Float[Array, "n d"], k: Float[Array, "s d"]) -> Float[Array, "n s"]:

@@ -11,11 +11,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from vjax import models, planning, solvers, stages, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
 from vjax.parallel.ahead import Job, held, placed, sent, whole
 from vjax.sampler import Condition
 from vjax.timeline import Timeline
@@ -155,14 +157,15 @@ def sampling(
     first = functools.partial(stages._decode, vae, dtype=jnp.uint8)
     latent = array((1, 1, *shape[1:]))
     _, past = jax.eval_shape(first, decoder, latent, None)
-    past = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape,
-            x.dtype,
-            sharding=NamedSharding(mesh, rules.spec(rules.sides(x.shape), x.shape)),
-        ),
-        past,
-    )
+    with jax.sharding.set_mesh(mesh):  # what a latent leaves lies where it was computed
+        past = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape,
+                x.dtype,
+                sharding=NamedSharding(mesh, rules.spec(rules.sides(x.shape), x.shape)),
+            ),
+            past,
+        )
     decode = functools.partial(stages._decode.trace, vae, decoder, latent, past, jnp.uint8)
     embed = functools.partial(
         stages._embed.trace,
