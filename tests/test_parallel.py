@@ -381,6 +381,13 @@ def test_what_stays_whole_is_said():
     assert not rules.undivided(tiny.params(MODEL), meshes.make_mesh(MeshConfig(tensor=4)))
 
 
+def test_frames_that_stay_whole_for_a_while_are_said():
+    mesh = meshes.make_mesh(MeshConfig(context=8))
+    said = meshes.undivided_frames(mesh, 60, 100)
+    assert said.startswith("8 devices (mesh.context) divide neither the 60 rows nor the 100 col")
+    assert meshes.undivided_frames(mesh, 60, 104) == meshes.undivided_frames(mesh, 8, 9) == ""
+
+
 def test_devices_that_share_a_clip_get_the_same_part_of_a_batch():
     mesh = meshes.make_mesh(MeshConfig(fsdp=2, context=2))
     assert meshes.own_clips(mesh, 8) == list(range(8))

@@ -83,6 +83,10 @@ def prepare(order: Order) -> Work:
             plan = planning.reworded(plan, request.prompt, pipe.config, pipe.tokenizer)
         _, method = pipe.check(plan, seed=order.seed, variations=order.variations, **order.sampling)
         notes.update(dict.fromkeys([*plan.notes, *plan.warnings]))
+        if pipe.mesh is not None:
+            width, height = (side // pipe.config.vae.spatial_ratio for side in plan.size)
+            if whole := meshes.undivided_frames(pipe.mesh, height, width):
+                notes[whole] = None
         if request.negative and method.config.guidance == 1:
             notes["A guidance of 1 reads no negative prompt, so it changes nothing."] = None
         for seed in range(order.seed, order.seed + order.variations):

@@ -86,6 +86,17 @@ def check_samples(mesh: Mesh, count: int) -> None:
         )
 
 
+def undivided_frames(mesh: Mesh, height: int, width: int) -> str:
+    """Says where `context` divides neither side of a latent, of height and width; else nothing."""
+    context = mesh.shape["context"]
+    if not height % context or not width % context:
+        return ""
+    return (
+        f"{context} devices (mesh.context) divide neither the {height} rows nor the {width} "
+        "columns of a latent, so each of them decodes the smallest stages of the VAE whole."
+    )
+
+
 def for_one_video(tokens: int, guided: bool) -> MeshConfig | None:
     """How the devices that are here share one video: guidance's two branches, then the tokens.
 
