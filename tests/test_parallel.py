@@ -3,7 +3,11 @@
 import concurrent.futures
 import dataclasses
 import functools
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +204,48 @@ def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat, mo
         program = jax.jit(run).lower(*qkv).compile()
         close(jax.device_get(program(*qkv)), jax.device_get(expected))
     assert ("collective-permute" in program.as_text()) == (way == "ring")
+
+
+SIXTEEN = """
+import jax, numpy as np
+from vjax.config import MeshConfig
+from vjax.models.attention import attention
+from vjax.parallel import mesh as meshes, rules
+
+qkv = [2 * jax.random.normal(jax.random.key(i), (1, 2, 39, 12, 4)) for i in range(3)]
+
+@jax.checkpoint
+def attend(q, k, v):
+    return attention(*map(rules.filled, (q, k, v)), positions=39)[:, :, :39]
+
+def loss(*qkv):
+    return jax.numpy.sum(jax.numpy.sin(attend(*qkv)))
+
+run = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+expected = jax.device_get(run(*qkv))
+for way in ("gather", "ring"):
+    config = MeshConfig(context=16, attention=way)
+    with meshes.use(meshes.make_mesh(config), config):
+        found = jax.device_get(run(*qkv))
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert np.abs(a - b).max() <= 2e-5 * np.abs(b).max(), way
+"""
+
+
+def test_12_heads_are_shared_by_16_devices():
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=16",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SIXTEEN],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_keys_and_values_that_do_not_fit_travel_in_a_ring(monkeypatch):
