@@ -54,7 +54,7 @@ def test_it_runs_as_it_is(notebook, tmp_path, monkeypatch):
     assert "step 6  loss" in said["train"]
     assert re.search("compiler is not here|v5e:2x4", said["plan"])
     lengths = {"text": [33, 33], "animate": [33], "extend": [49, 49], "infill": [33, 33]}
-    lengths |= {"pictures": [33, 33], "recut": [58]}
+    lengths |= {"pictures": [33, 33], "recut": [58, 32]}
     for name, frames in {**lengths, "trained": [33, 33]}.items():
         (shown,) = outputs[name]
         clips = re.findall('src="data:video/mp4;base64,([^"]*)"', shown.data["text/html"])
