@@ -258,9 +258,8 @@ def main(arguments: list[str] | None = None) -> int:
             need = search.work(run, samples, *asked)
             if samples and not any(field.startswith("--mesh") for field in fields):
                 ranked = search.layouts(run, need, chip, len(devices), options.slices)
-                fitting = [each for each in ranked if each[1] <= chip.memory] or ranked
-                if fitting:
-                    run = dataclasses.replace(run, mesh=fitting[0][2])
+                for _, _, layout in (search.promising(ranked, chip) or ranked)[:1]:
+                    run = dataclasses.replace(run, mesh=layout)
             mesh, parts = compile_for(run, devices=devices)
             title = f"{run.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
     except (ConfigError, RequestError, weights.BundleError) as error:

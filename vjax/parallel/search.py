@@ -35,6 +35,7 @@ class Work:
         kept: so many layers' inputs are kept for the backward pass.
         passes: over the layers, in each of which they are gathered.
         flops: of all devices.
+        decoding: bytes that the frames of a latent take on their way, which context divides.
     """
 
     clips: int
@@ -44,6 +45,7 @@ class Work:
     kept: int
     passes: int
     flops: float
+    decoding: float = 0.0
 
 
 def work(run: RunConfig, samples: bool, frames: int | None, size: tuple[int, int] | None) -> Work:
@@ -60,7 +62,11 @@ def work(run: RunConfig, samples: bool, frames: int | None, size: tuple[int, int
         branches = 1 if model.sampler.guidance == 1 else 2
         amount = branches * flops.dit_flops(model.dit, tokens, length)
         dit, vae = (_numbers(model, name) for name in ("dit", "vae"))
-        return Work(branches, tokens, 2 * dit, 2 * dit + 4 * vae, 0, 1, amount)
+        # A dozen float32 features of the frames of a latent, as wide as the last layers are.
+        numbers = math.prod(shape[1:3]) * model.vae.spatial_ratio**2 * model.vae.temporal_ratio
+        numbers *= model.vae.decoder_base_dim or model.vae.base_dim
+        decoding = 12 * 4 * numbers
+        return Work(branches, tokens, 2 * dit, 2 * dit + 4 * vae, 0, 1, amount, decoding)
     task = programs.task_of(run)
     model, group = task.config.model, programs.costliest(task)
     clips = math.gcd(*(bucket.batch for bucket in group))
@@ -83,6 +89,7 @@ def layouts(
 ) -> list[tuple[float, float, MeshConfig]]:
     """Layouts of so many devices, the fastest by the estimate first: seconds, bytes, the layout.
 
+    Bytes are rather too few: a layout is compiled in vain sooner than left out.
     Those whose sizes do not divide heads or clips are left out, not those that are too large.
     """
     dit, text, found = run.model.dit, run.model.text, []
@@ -101,11 +108,19 @@ def layouts(
         seconds = need.flops / count / (EFFICIENCY * chip.flops) + (gathered + moved) / chip.ring
         if dit.heads // tensor % context:  # keys are gathered, or go around
             seconds *= 1.5
-        hidden = 2 * dit.ffn / tensor + 24 * dit.width / math.sqrt(tensor)
+        hidden = 2 * dit.ffn / tensor + 5 * dit.width
         memory = 2 * clips * tokens * (need.kept * dit.width + hidden)
-        memory += need.resident / (fsdp * tensor)
+        memory = max(memory, need.decoding / context) + need.resident / (fsdp * tensor)
         found.append((seconds, memory, MeshConfig(data, fsdp, context, tensor)))
     return sorted(found, key=lambda each: each[:2])
+
+
+def promising(
+    found: list[tuple[float, float, MeshConfig]], chip: Chip
+) -> list[tuple[float, float, MeshConfig]]:
+    """Those of layouts that may fit, the ones first that leave a fifth of the memory free."""
+    fitting = [each for each in found if each[1] <= chip.memory]
+    return sorted(fitting, key=lambda each: each[1] > 0.8 * chip.memory)
 
 
 def _numbers(model: ModelConfig, name: str) -> int:
@@ -148,7 +163,7 @@ def smallest(
         if not found:
             say(f"{name}: its {count} devices do not divide {need.clips} clips and the heads.")
             continue
-        fitting = [each for each in found if each[1] <= chip.memory]
+        fitting = promising(found, chip)
         if not fitting:
             least = min(memory for _, memory, _ in found)
             say(
