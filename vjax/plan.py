@@ -159,13 +159,13 @@ def compiled(
     devices: list[jax.Device],
     slices_count: int,
     say,
-    options: dict[str, Any] | None,
+    effort: str,
     chip: Chip | None = None,
 ) -> tuple[jax.sharding.Mesh, list[Part]]:
     """Compiles the programs of a run for devices.
 
     Args:
-        chip: given, the first program that does not fit it ends this.
+        chip: given, the first program that does not fit it ends this, which the last one often is.
     """
     mesh = meshes.make_mesh(run.mesh, devices)
     parts = []
@@ -175,13 +175,13 @@ def compiled(
             jobs = programs.sampling(run.model, mesh, *asked)
         else:
             jobs = programs.training(run, mesh)
-        for job in jobs:
+        for job in jobs if chip is None else reversed(jobs):
             with meshes.use(mesh, run.mesh):
                 size = len(devices) // slices_count
-                parts.append(ahead.compile(job, mesh, size, say, options))
+                parts.append(ahead.compile(job, mesh, size, say, effort))
             if chip is not None and not parts[-1].fits(chip):
                 break
-    return mesh, parts
+    return mesh, parts if chip is None else parts[::-1]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked=asked,
             slices_count=options.slices,
             say=console.print,
-            options=None if options.thorough else ahead.QUICKLY,
+            effort=ahead.AS_A_RUN if options.thorough else ahead.QUICKLY,
         )
         if options.search:
             kinds = slices.kinds(options.slice)

@@ -14,9 +14,9 @@ from vjax.models import flops
 from vjax.parallel import hlo, rules
 from vjax.parallel.slices import Chip, heard
 
-# How hard the compiler looks for fast tiles: as little as it can. They take most of its time and
-# change neither what is computed nor what moves, and memory by less than 1%.
-QUICKLY = {"exec_time_optimization_effort": -1.0}
+# How hard the compiler tries. The search for fast tiles takes most of its time, and changes neither
+# what is computed nor what moves, and memory by less than 1%.
+QUICKLY, AS_A_RUN = "O0", "UNKNOWN"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,20 +109,21 @@ def compile(
     mesh: jax.sharding.Mesh,
     slice_size: int,
     say: Callable[[str], Any],
-    options: Mapping[str, Any] | None = None,
+    effort: str = QUICKLY,
 ) -> Part:
     """Compiles a job, which is what takes long.
 
     Args:
         slice_size: so many devices of the mesh are in a slice.
-        options: of the compiler, such as `QUICKLY`.
+        effort: of the compiler, `QUICKLY` or `AS_A_RUN`.
     """
-    began = time.monotonic()
+    began, before = time.monotonic(), jax.config.jax_optimization_level
     part, said = Part(job), list[str]()
+    jax.config.update("jax_optimization_level", effort)
     try:
         with heard(said):
             traced = job.trace()
-            compiled = traced.lower().compile(compiler_options=dict(options or {}))
+            compiled = traced.lower().compile()
     except Exception as error:
         if not re.search("RESOURCE_EXHAUSTED|exceed", str(error), re.IGNORECASE):
             raise
@@ -139,6 +140,8 @@ def compile(
             ),
             kernel_flops=flops.traced(traced.jaxpr, kernels_only=True),
         )
+    finally:
+        jax.config.update("jax_optimization_level", before)
     warnings = dict.fromkeys(line for line in said if "rematerialization" in line.lower())
     seconds = time.monotonic() - began
     say(f"{job.name}: compiled in {seconds:.0f} s")

@@ -180,7 +180,7 @@ def smallest(
                 continue
             if all(part.fits(chip) for part in parts):
                 return name, layout, parts
-            worst = parts[-1]
+            worst = next(part for part in parts if not part.fits(chip))
             why = worst.problem or f"{worst.memory / GIGABYTE:.1f} GB are too much"
             say(f"{name}: {worst.job.name} does not fit: {why}")
     return None
