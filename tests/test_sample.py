@@ -597,19 +597,21 @@ def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, caps
 
 
 @pytest.mark.parametrize(
-    ("tokens", "guided", "devices", "sizes"),
+    ("devices", "guided", "resident", "sizes"),
     [
-        (32760, True, 8, (2, 4)),
-        (32760, False, 8, (1, 8)),
-        (32760, True, 3, (1, 3)),
-        (180, True, 8, None),  # waiting for each other would take longer
-        (1024, True, 4, (2, 2)),
+        (8, True, 5, (2, 1, 4, 1)),
+        (8, False, 5, (1, 1, 8, 1)),
+        (3, True, 5, (1, 1, 3, 1)),
+        # What does not fit on a device is divided.
+        (8, True, 27, (1, 2, 4, 1)),
+        (8, True, 50, (1, 2, 2, 2)),
+        (8, False, 27, (1, 1, 4, 2)),
+        (8, False, 500, (1, 1, 4, 2)),  # it has two heads
     ],
 )
-def test_what_is_large_is_shared_unasked(tokens, guided, devices, sizes, monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: [None] * devices)
-    found = mesh.for_one_video(tokens, guided)
-    assert sizes == (found and (found.data, found.context))
+def test_devices_share_a_video_unasked(devices, guided, resident, sizes):
+    found = mesh.for_one_video(tiny.MODEL, devices, guided, resident, memory=31)
+    assert (found.data, found.fsdp, found.context, found.tensor) == sizes
 
 
 # --- As a command --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from vjax import ending, naming, pipeline, planning, recipe, runtime, verbs, wei
 from vjax import video as media
 from vjax.config import MeshConfig
 from vjax.order import SAMPLING, Order
-from vjax.parallel import cluster
+from vjax.parallel import cluster, rules
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
@@ -75,6 +75,8 @@ def prepare(order: Order) -> Work:
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
     notes: dict[str, None] = {}
+    if pipe.mesh is not None:
+        notes.update(dict.fromkeys(rules.undivided(bundle.params, pipe.mesh)))
     for request in order.requests:
         if plan is None:
             plan = pipe.plan(given)
@@ -165,8 +167,17 @@ def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig |
     )
     windows = [window for segment in plan.segments for window in segment.windows]
     latents = max((window.stop - window.start for window in windows), default=0)
-    guidance = order.sampling.get("guidance", config.sampler.guidance)
-    return meshes.for_one_video(latents * patches, guided=guidance != 1)
+    guided = order.sampling.get("guidance", config.sampler.guidance) != 1
+    devices = jax.devices()
+    alone = latents * patches * (2 if guided else 1) < len(devices) * meshes.TOKENS_EACH
+    if alone and jax.process_count() == 1:  # of several processes all take part
+        return None
+    resident = sum(
+        size * sum(leaf.size for leaf in jax.tree.leaves(bundle.params[network]))
+        for network, size in (("dit", 2), ("vae", 4))
+    )
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    return meshes.for_one_video(config, len(devices), guided, resident, memory)
 
 
 def _numbered(order: Order, index: int) -> pathlib.Path:

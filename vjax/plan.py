@@ -6,7 +6,7 @@
 
 A config's training step, or with --sample, --frames or --size the making of one video, is compiled
 by the TPU's own compiler, laid out over devices that are not there as `mesh` says. Any field can be
-changed: `--mesh.fsdp=16`. Devices share a video as an estimate ranks first, unless `mesh` is given.
+changed: `--mesh.fsdp=16`. Devices share a video as vjax.sample shares it, unless `mesh` is given.
 Memory is the compiler's. Time is a roofline: what arithmetic, main memory or interconnect take at
 least, whichever is longest. --search finds the smallest slice, of all kinds or of the one that
 --slice names, and how its devices are divided; it says what it tried.
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from vjax import validation, weights
 from vjax.config import ConfigError, MeshConfig, RunConfig
-from vjax.parallel import ahead, programs, search, slices
+from vjax.parallel import ahead, programs, rules, search, slices
 from vjax.parallel import mesh as meshes
 from vjax.parallel.ahead import Part
 from vjax.parallel.slices import GIGABYTE, Chip
@@ -257,9 +257,11 @@ def main(arguments: list[str] | None = None) -> int:
             devices = slices.devices(options.slice, options.slices)
             need = search.work(run, samples, *asked)
             if samples and not any(field.startswith("--mesh") for field in fields):
-                ranked = search.layouts(run, need, chip, len(devices), options.slices)
-                for _, _, layout in (search.promising(ranked, chip) or ranked)[:1]:
-                    run = dataclasses.replace(run, mesh=layout)
+                guided = run.model.sampler.guidance != 1
+                layout = meshes.for_one_video(
+                    run.model, len(devices), guided, need.resident, chip.memory
+                )
+                run = dataclasses.replace(run, mesh=layout)
             mesh, parts = compile_for(run, devices=devices)
             title = f"{run.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
     except (ConfigError, RequestError, weights.BundleError) as error:
@@ -272,6 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
         Console().print(table(found))
     said = [part.problem for part in parts if part.problem]
     said += [warning for part in parts for warning in part.warnings]
+    said += rules.undivided(programs.parameters(run), meshes.make_mesh(run.mesh, devices))
     for sentence in said + advice(parts, run, need, chip, len(devices)):
         console.print(sentence)
     return 0 if found["fits"] else 1

@@ -125,7 +125,7 @@ def compile(
             traced = job.trace()
             compiled = traced.lower().compile()
     except Exception as error:
-        if not re.search("RESOURCE_EXHAUSTED|exceed", str(error), re.IGNORECASE):
+        if not re.search("RESOURCE_EXHAUSTED|exceed.*hbm|hbm.*exceed", str(error), re.IGNORECASE):
             raise
         part = dataclasses.replace(part, problem=_shortage(str(error)))
     else:

@@ -1,8 +1,9 @@
 """The device mesh, and clips placed on it."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from vjax.config import ConfigError, MeshConfig, ModelConfig
 from vjax.parallel import context, rules
 
 AXES = ("data", "fsdp", "context", "tensor")
-TOKENS_EACH = 512  # below so many, devices wait for each other for longer than they compute
+TOKENS_EACH = 512  # of a video; below so many, devices wait for longer than they compute
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -97,19 +98,28 @@ def undivided_frames(mesh: Mesh, height: int, width: int) -> str:
     )
 
 
-def for_one_video(tokens: int, guided: bool) -> MeshConfig | None:
-    """How the devices that are here share one video: guidance's two branches, then the tokens.
+def for_one_video(
+    model: ModelConfig, devices: int, guided: bool, resident: float, memory: float
+) -> MeshConfig:
+    """How devices share one video: guidance's two branches, then the tokens.
 
-    They are as many as get `TOKENS_EACH` at least and divide evenly; of several processes all take
-    part. None: it does not pay to share.
+    Where the networks would fill more than half of a device, as many devices as that takes divide
+    them: those of the branches, then those that divide the heads.
+
+    Args:
+        resident: bytes of the networks that lie there while it is sampled.
+        memory: bytes of a device.
     """
-    devices = len(jax.devices())
-    data = 2 if guided and devices % 2 == 0 else 1
-    if jax.process_count() > 1:
-        return MeshConfig(data=data, context=devices // data)
-    if data * tokens >= devices * TOKENS_EACH:
-        return MeshConfig(data=data, context=devices // data)
-    return None
+    branches = 2 if guided and devices % 2 == 0 else 1
+    divided = branches if 2 * resident > memory else 1
+    heads = math.gcd(*(network.heads for network in (model.dit, model.text) if network))
+    tensor = 1
+    while 2 * resident > memory * divided * tensor and not (
+        heads % (2 * tensor) or devices // branches % (2 * tensor)
+    ):
+        tensor *= 2
+    context = devices // branches // tensor
+    return MeshConfig(branches // divided, divided, context, tensor)
 
 
 def describe(mesh: Mesh) -> str:
@@ -193,8 +203,12 @@ def readable(x: jax.Array) -> jax.Array:
     """A global array as every process can read the whole of it; all processes call it."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return x
-    whole = NamedSharding(x.sharding.mesh, PartitionSpec())
-    return jax.jit(lambda x: x, out_shardings=whole)(x)
+    return _gathering(x.sharding.mesh)(x)
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def fetch(tree):

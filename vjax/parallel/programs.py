@@ -195,7 +195,7 @@ def sampling(
         Job(
             f"{sampler.steps} steps of {grid} latents",
             steps,
-            resident,
+            {**resident, "latents": held(state) + held(condition)},
             model_flops=runs * forward,
             expected_flops=runs * (forward - attention),
             attention_flops=runs * attention,
@@ -205,7 +205,7 @@ def sampling(
         Job(
             "a latent's frames",
             decode,
-            resident,
+            {**resident, "what the VAE keeps of earlier frames": held(past)},
             model_flops=decoding,
             expected_flops=decoding - looking,
             attention_flops=looking,
@@ -233,6 +233,12 @@ def window(
     width, height = (side // model.vae.spatial_ratio for side in plan.size)
     shape = (first.stop - first.start, height, width, model.dit.in_channels)
     return shape, len(segment.windows), segment.latents
+
+
+def parameters(run: RunConfig) -> models.Params:
+    """The shapes of the networks of a run."""
+    found = {name: getattr(run.model, name) for name in weights.NETWORKS}
+    return {name: models.abstract(config) for name, config in found.items() if config is not None}
 
 
 def tokens(model: ModelConfig, latents: tuple[int, ...]) -> int:
