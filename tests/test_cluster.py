@@ -68,7 +68,8 @@ def test_late_ones_are_waited_for_and_strangers_are_not_counted(port):
 
     def stranger():
         time.sleep(0.5)
-        for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"[0, 3]\n", b""):
+        strange = (b"GET / HTTP/1.1\r\n\r\n", b"[0, 2]\n", b"[2, 2]\n", b"[Infinity, 2]\n", b"")
+        for greeting in (*strange, b"[" * 10**5 + b"\n", b"5\n", b"[1]\n", b"\xff\n"):
             with contextlib.suppress(OSError), socket.create_connection(("localhost", port)) as s:
                 s.sendall(greeting)
 
@@ -82,6 +83,27 @@ def test_late_ones_are_waited_for_and_strangers_are_not_counted(port):
     channel.close()
     with pytest.raises(ConnectionError, match=r"Process 1 on .* is gone; its own log says why"):
         channels[0].receive()
+
+
+def test_a_stranger_that_never_comes_to_its_point_is_dropped(port, monkeypatch):
+    monkeypatch.setattr(meeting, "_SILENT", 0.3)
+    said = []
+
+    def stranger():
+        with socket.create_connection(("localhost", port)) as s, contextlib.suppress(OSError):
+            while len(said) < 50:
+                s.sendall(b"[")
+                said.append("[")
+                time.sleep(0.1)
+
+    with socket.create_server(("localhost", port)) as server:
+        thread = threading.Thread(target=stranger)
+        thread.start()
+        there = {}
+        assert meeting._welcome(server, there, 2) == ""
+        thread.join()
+    assert there == {}
+    assert len(said) < 50
 
 
 def test_who_does_not_come_is_named_on_all_that_did(port):
@@ -218,6 +240,53 @@ def test_two_signals_at_once_are_one_on_all(three):
     found = at_once(*(lambda p=p: p.wait(lambda: None) for p in three))
     assert [type(each) for each in found] == [Interrupt] * 3
     assert [p.stop.number for p in three] == [signal.SIGTERM] * 3
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"[" * 10**5 + b"\n", b"5\n"])
+def test_who_says_nonsense_is_lost_and_no_thread_with_it(three, line):
+    three[1]._channels[0].connection.sendall(line)
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match=r"Process 1 on .* says what no process of a run"):
+            three[0].first(None)
+    assert three[0]._there == {1}
+
+
+def test_work_that_fails_while_it_is_looked_at_is_not_called_done(monkeypatch):
+    class Late(concurrent.futures.Future):
+        looks = 0
+
+        def done(self):
+            self.looks += 1
+            return self.looks > 1
+
+    def fail():
+        raise OSError("full")
+
+    monkeypatch.setattr(concurrent.futures, "Future", Late)
+    said = []
+    alone = Processes()
+    monkeypatch.setattr(alone, "_decide", lambda value, choose: said.append(value) or value)
+    with pytest.raises(OSError, match="full"):
+        alone.wait(fail)
+    assert said == [[False, 0, ""], [True, 0, "OSError on process 0: full"]]
+
+
+def test_who_runs_again_misses_the_others_again(three, monkeypatch):
+    monkeypatch.setattr(cluster, "_started", three[0])
+    monkeypatch.setattr(cluster, "_facts", lambda config: {})
+    stop, seen = StopSignal(), []
+
+    def again():
+        seen.append((cluster.start({}, stop).together, three[0].stop is stop))
+        three[0].leave()
+
+    def other(process):
+        process.agree({})
+        process.leave()
+
+    assert at_once(again, *(lambda p=p: other(p) for p in three[1:])) == [None] * 3
+    assert seen == [(True, True)]
+    assert not three[0].together
 
 
 def test_why_one_failed_is_said_on_all(three):

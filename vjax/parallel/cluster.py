@@ -37,7 +37,7 @@ _GRACE = 5.0  # seconds
 _POLL = 0.2  # seconds from one look at what goes on to the next
 _BEAT = 5.0  # seconds from one sign of life to the next
 _SILENT = 60.0  # seconds without one, after which a process is given up
-_VALUE, _SIGNAL, _LOST, _THERE = "value", "signal", "lost", "there"  # what processes send
+_VALUE, _LOST, _THERE = "value", "lost", "there"  # what processes send
 _LATE = 10.0  # seconds until a network file system shows a new file everywhere
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -131,12 +131,12 @@ class Processes:
         everywhere = False
         while not everywhere:
             concurrent.futures.wait([done], _POLL)
-            problem = ""
-            if done.done() and (error := done.exception()) is not None:
+            here, problem = done.done(), ""  # looked at once: what is said belongs together
+            if here and (error := done.exception()) is not None:
                 lines = str(error).splitlines() or [""]
                 problem = f"{type(error).__name__} on process {self.index}: {lines[0]}"
             everywhere, number, problem = self._decide(
-                [done.done(), self.stop.number or 0, problem], _progress
+                [here, self.stop.number or 0, problem], _progress
             )
             if number:
                 self.stopped = True
@@ -144,7 +144,7 @@ class Processes:
                 raise Interrupt
             if problem:
                 self.stopped |= not everywhere
-                if done.done():
+                if here:
                     done.result()
                 raise ConfigError(problem)
         return done.result()
@@ -179,13 +179,14 @@ class Processes:
     def _receive(self, number: int):
         value = self._values[number].get()
         if isinstance(value, ConnectionError):
+            self._values[number].put(value)  # it stays gone
             raise value
         return value
 
     def _mind(self) -> None:
         """Takes in what the others send, says that this process is there, and misses who is not."""
         heard = dict.fromkeys(self._there, time.monotonic())
-        said, told = 0.0, False
+        said = 0.0
         with selectors.DefaultSelector() as selector:
             for number, channel in enumerate(self._channels):
                 selector.register(channel.connection, selectors.EVENT_READ, number)
@@ -194,17 +195,14 @@ class Processes:
                     try:
                         self._take_in(key.data)
                         heard[key.data] = time.monotonic()
-                    except ConnectionError as error:
+                    except Exception as error:  # a thread that ended would leave all unheard
                         selector.unregister(key.fileobj)
-                        self._lost(key.data, error)
+                        self._lost(key.data, self._unheard(key.data, error))
                 now = time.monotonic()
                 for number in [n for n in self._there if now - heard[n] > _SILENT]:
                     who = self._channels[number].who
                     problem = f"{who} has been silent for {_SILENT:g} seconds."
                     self._lost(number, ConnectionError(problem))
-                if self.stop.requested and not told:
-                    told = True
-                    self._tell([_SIGNAL, self.stop.number])
                 if now - said > _BEAT:
                     said = now
                     self._tell([_THERE, None], wait=False)
@@ -213,10 +211,13 @@ class Processes:
         for kind, value in self._channels[number].ready():
             if kind == _VALUE:
                 self._values[number].put(value)
-            elif kind == _SIGNAL:
-                self.stop.come(value)
             elif kind == _LOST:
                 self._lost(number, ConnectionError(value))
+
+    def _unheard(self, number: int, error: Exception) -> ConnectionError:
+        if isinstance(error, ConnectionError):
+            return error
+        return ConnectionError(f"{self._channels[number].who} says what no process of a run does.")
 
     def _tell(self, notice: list, wait: bool = True) -> None:
         for number in tuple(self._there):
@@ -259,7 +260,7 @@ def start(config: RunConfig | Mapping[str, Any], stop: StopSignal | None = None)
     stop = stop or StopSignal()
     if _started is None:
         _started = _meet(*_place(), stop)
-    _started.stop = stop
+    _started.stop, _started.together = stop, bool(_started._channels)
     _started.agree(_facts(config) if _started._channels else {})
     runtime.check_devices()
     return _started

@@ -19,7 +19,8 @@ log = logging.getLogger("vjax")
 WAIT = "VJAX_START_SECONDS"  # the variable that says how long to wait
 
 _LINE = 2**22  # bytes of a message at most
-_SILENT = 5.0  # seconds until a connection that says nothing is dropped
+_GREETING = 64  # bytes of the first one, which anybody can send
+_SILENT = 5.0  # seconds until a connection that has not greeted is dropped
 
 
 class Channel:
@@ -48,7 +49,23 @@ class Channel:
         while b"\n" not in self._rest:
             self._read()
         line, _, self._rest = self._rest.partition(b"\n")
-        return json.loads(line)
+        return self._value(line)
+
+    def greeting(self) -> tuple[int, int]:
+        """The number of who has connected, and how many it counts.
+
+        Raises:
+            OSError: it is no process of a run, or did not say so in time.
+        """
+        deadline = time.monotonic() + _SILENT
+        while b"\n" not in self._rest:
+            self.connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+            self._read(most=_GREETING)
+        self.connection.settimeout(None)
+        match self.receive():
+            case [int(number), int(count)] if 1 <= number < count:
+                return number, count
+        raise self._stranger()
 
     def ready(self) -> list:
         """All values that have come."""
@@ -61,12 +78,18 @@ class Channel:
             if b"\n" not in self._rest:  # what it said last counts
                 raise
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [self._value(line) for line in lines]
 
     def close(self) -> None:
         self.connection.close()
 
-    def _read(self, flags: int = 0) -> None:
+    def _value(self, line: bytes):
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self._stranger() from error
+
+    def _read(self, flags: int = 0, most: int = _LINE) -> None:
         try:
             found = self.connection.recv(2**16, flags)
         except (TimeoutError, BlockingIOError):
@@ -74,8 +97,11 @@ class Channel:
         except OSError as error:
             raise self._gone() from error
         self._rest += found
-        if not found or len(self._rest) > _LINE:
+        if not found or len(self._rest) > most:
             raise self._gone()
+
+    def _stranger(self) -> ConnectionError:
+        return ConnectionError(f"{self.who} says what no process of a run does.")
 
     def _gone(self) -> ConnectionError:
         return ConnectionError(f"{self.who} is gone; its own log says why.")
@@ -127,16 +153,12 @@ def gather(
 def _welcome(server: socket.socket, there: dict[int, Channel], count: int) -> str:
     """Takes in one process. Returns why the run cannot be, if that shows here."""
     connection, (host, *_) = server.accept()
-    connection.settimeout(_SILENT)
     channel = Channel(connection, f"A process on {host}")
     try:
-        number, others = map(int, channel.receive())
-        if number < 1:
-            raise ValueError(number)
-    except (OSError, ValueError, TypeError):  # whoever it was, it is none of ours
+        number, others = channel.greeting()
+    except OSError:  # whoever it was, it is none of ours
         channel.close()
         return ""
-    connection.settimeout(None)
     channel.who = f"Process {number} on {host}"
     if others != count:
         there[number] = channel
