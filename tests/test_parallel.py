@@ -206,6 +206,26 @@ def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat, mo
     assert ("collective-permute" in program.as_text()) == (way == "ring")
 
 
+@pytest.mark.parametrize(
+    ("spec", "axis"), [(("a",), 1), ((None, "b"), 0), (("a", "b"), 1), (("b", "a"), 0)]
+)
+def test_a_divided_array_is_cut_where_no_device_gathers_it(spec, axis, monkeypatch):
+    monkeypatch.setattr(meshes, "_BLOCK", 2**14)
+    program, cuts = meshes._cut, []
+
+    def cut(*arguments):
+        run = program(*arguments)
+        return lambda x, start: cuts.append(arguments[0]) or run(x, start)
+
+    monkeypatch.setattr(meshes, "_cut", cut)
+    value = np.random.default_rng(0).normal(size=(288, 72)).astype(np.float32)
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+    placed = jax.device_put(value, jax.sharding.NamedSharding(mesh, PartitionSpec(*spec)))
+    np.testing.assert_array_equal(meshes._in_blocks(placed, True), value)
+    assert cuts == [axis] * 6
+    assert meshes._in_blocks(placed, False) is None
+
+
 SIXTEEN = """
 import jax, numpy as np
 from vjax.config import MeshConfig

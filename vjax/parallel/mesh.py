@@ -14,6 +14,7 @@ from vjax.config import ConfigError, MeshConfig, ModelConfig
 from vjax.parallel import context, rules
 
 AXES = ("data", "fsdp", "context", "tensor")
+_BLOCK = 2**26  # bytes of a divided array that come to the host at once
 TOKENS_EACH = 512  # of a video; below so many, devices wait for longer than they compute
 
 
@@ -214,24 +215,42 @@ def _gathering(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 def fetch(tree):
     """The whole of arrays on the host of process 0, wherever their parts are; None on the others.
 
-    All processes call it. What lies on several hosts comes a row at a time, so that no device needs
-    room for a whole stack of layers.
+    All processes call it. What lies on several hosts comes in blocks, so that no device needs room
+    for a whole stack of layers.
     """
     first = jax.process_index() == 0
 
     def whole(x):
         if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
             return jax.device_get(x) if first else None
-        everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())
-        row = jax.jit(lambda x, i: x[i], out_shardings=everywhere)
-        value = np.empty(x.shape, x.dtype) if first else None
-        for i in range(len(x)):
-            part = jax.block_until_ready(row(x, i))
-            if value is not None:
-                value[i] = part.addressable_data(0)
-        return value
+        return _in_blocks(x, first)
 
     return jax.tree.map(whole, tree)
+
+
+def _in_blocks(x: jax.Array, wanted: bool) -> np.ndarray | None:
+    """The whole of an array, cut where it is divided least: a cut there gathers what is divided."""
+    parts = [n // own for n, own in zip(x.shape, x.sharding.shard_shape(x.shape), strict=True)]
+    axis = parts.index(min(parts))
+    length = x.shape[axis]
+    size = min(max(1, _BLOCK * length // x.nbytes), length)
+    cut = _cut(axis, size, NamedSharding(x.sharding.mesh, PartitionSpec()))
+    value = np.empty(x.shape, x.dtype) if wanted else None
+    for start in range(0, length, size):
+        start = min(start, length - size)  # all are of one size, and so of one program
+        part = jax.block_until_ready(cut(x, start))
+        if value is not None:
+            value[(slice(None),) * axis + (slice(start, start + size),)] = part.addressable_data(0)
+    return value
+
+
+@functools.cache
+def _cut(axis: int, size: int, everywhere: NamedSharding):
+    """A program that is compiled once for arrays of one shape."""
+    return jax.jit(
+        lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, size, axis),
+        out_shardings=everywhere,
+    )
 
 
 def _divisors(number: int) -> list[int]:
