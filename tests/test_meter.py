@@ -30,7 +30,8 @@ def finish(monkeypatch, groups, dtype="bfloat16", kind="TPU v5 lite"):
     plan = Plan(stages)
     found = meter.Meter(Counted(RunConfig("run", "dit", tiny.MODEL, stages, dtype=dtype)), plan)
     for step in range(len(groups)):
-        found.is_new(plan[step])
+        if found.is_new(plan[step]):
+            found.begin(plan[step])
         entry = found.finish(plan[step], {})
     return entry
 

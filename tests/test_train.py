@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import os
@@ -21,8 +22,8 @@ from einops import rearrange, reduce
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vjax
+from vjax import bench, models, validation, weights
 from vjax import config as configs
-from vjax import models, validation, weights
 from vjax import train as trainer
 from vjax import video as media
 from vjax.config import (
@@ -41,7 +42,7 @@ from vjax.data.loader import Stream
 from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
-from vjax.training import dit, preview, start, vae
+from vjax.training import dit, meter, preview, start, vae
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.plan import Plan
 from vjax.training.process import Stopped, alone_in
@@ -426,7 +427,7 @@ def final_state(config: RunConfig, step: int) -> dict:
     config, state = begin.task.config, init_state(begin.task, begin.given)
     checkpoints = Checkpoints(pathlib.Path(config.run_dir) / config.name / "checkpoints", config)
     assert checkpoints.last() == step
-    restored = checkpoints.restore(state)
+    restored = checkpoints.read(checkpoints.newest(), state)
     checkpoints.close()
     return jax.device_get(restored)
 
@@ -538,6 +539,14 @@ def test_a_frozen_network_stays_as_it_starts(tmp_path, bundle):
     ):
         with pytest.raises(ConfigError, match=message):
             start.starting_point(dataclasses.replace(frozen, **changes))
+
+
+def test_a_cropped_clip_counts_as_what_is_left_of_it(tmp_path):
+    wide = dataclasses.replace(FIVE, height=64, width=96, crop=32)
+    for task in (dit.DiTTask(dit_config(tmp_path)), vae.VAETask(vae_config(tmp_path))):
+        assert task.flops(wide) == task.flops(FIVE)
+        figures = [bench._training(task, Group((bucket,)), 1.0) for bucket in (wide, FIVE)]
+        assert figures[0] == figures[1]
 
 
 def small_state(config=None, given=None) -> dict:
@@ -690,6 +699,21 @@ def test_zero_means_never(quick, tmp_path, caplog):
     file = write_config(tmp_path, vae_config(tmp_path))
     assert trainer.main([file, *(f"--{name}=0" for name in changes)]) == 0
     assert trainer.main([file, "--sample_every=-1"]) == 1
+
+
+def test_compiling_a_new_shape_counts_for_no_update(quick, tmp_path, monkeypatch, caplog):
+    ticks, compiling = itertools.count(), []
+    clock = types.SimpleNamespace(perf_counter=lambda: next(ticks) + 10**4 * len(compiling))
+    monkeypatch.setattr(meter, "time", clock)
+    monkeypatch.setattr(trainer, "compile_ahead", lambda *_: compiling.append(1) or {})
+    small = dataclasses.replace(FIVE, frames=1)
+    config = vae_config(tmp_path, stages=(stage(FIVE, steps=3), stage(small, steps=3)))
+    with caplog.at_level(logging.INFO, "vjax"):
+        trainer.train(dataclasses.replace(config, checkpoint_every=0))
+    speeds = re.findall(r"step (\d+)  loss.* clips_per_second (\S+)", caplog.text)
+    assert len(compiling) == 2
+    assert [int(step) for step, _ in speeds] == [2, 3, 4, 5, 6]
+    assert all(float(speed) > 1 for _, speed in speeds)
 
 
 def test_a_run_is_repeated_from_a_place_of_any_name(quick, tmp_path):

@@ -122,7 +122,7 @@ def _training(task, group: Group, seconds: float) -> dict[str, float | str]:
     if "vae" not in task.networks:  # clips are encoded on the way, which can be a fifth of it all
         vae = task.config.model.vae
         flops += sum(
-            bucket.batch * encode_flops(vae, bucket.frames, bucket.height, bucket.width)
+            bucket.batch * encode_flops(vae, bucket.frames, *bucket.size)
             for bucket in group.buckets
         )
         found["train_gflops_per_second_with_vae"] = flops / seconds / 1e9
@@ -234,9 +234,8 @@ def _batch(task, bucket: Bucket, mesh) -> dict[str, np.ndarray]:
 
     rng, model = np.random.default_rng(0), task.config.model
     count = len(meshes.own_clips(mesh, bucket.batch))
-    height, width = (bucket.crop,) * 2 if bucket.crop else (bucket.height, bucket.width)
     frames = bucket.frames + model.vae.temporal_ratio * bucket.lead
-    batch = {"video": rng.integers(0, 256, (count, frames, height, width, 3), np.uint8)}
+    batch = {"video": rng.integers(0, 256, (count, frames, *bucket.size, 3), np.uint8)}
     if task.reads_captions:
         words = (count, model.text.max_length)
         batch["ids"] = rng.integers(0, model.text.vocab, words, np.int32)

@@ -164,6 +164,10 @@ def _run(
                 with meter.waiting(), goodput.spent("start" if done == start else "data"):
                     processes.wait(functools.partial(data.wait, update))
                 if meter.is_new(update):
+                    if previous is not None:  # whose speed is not that of a compiler
+                        report(*previous)
+                        previous = None
+                    meter.begin(update)
                     with goodput.spent("start"):
                         if isinstance(data, Stream):
                             shapes = {b: data.abstract(b) for b in set(update.group.buckets)}
@@ -171,6 +175,7 @@ def _run(
                             programs |= compile_ahead(task, state, frozen, shapes, mesh)
                         wanted = [programs[b] for b in update.group.buckets if b in programs]
                         processes.wait(functools.partial(concurrent.futures.wait, wanted))
+                    meter.pause()
             except Interrupt:
                 stopped = True
                 break

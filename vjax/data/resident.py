@@ -126,9 +126,8 @@ class Resident:
 
     def abstract(self, bucket: Bucket) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a bucket's batch, for compiling ahead."""
-        side = (bucket.crop, bucket.crop) if bucket.crop else (bucket.height, bucket.width)
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
-        shapes["video"] = ((bucket.batch, self._frames(bucket), *side, 3), np.dtype("uint8"))
+        shapes["video"] = ((bucket.batch, self._frames(bucket), *bucket.size, 3), np.dtype("uint8"))
         if self.empty is not None:
             for name, value in zip(("ids", "mask"), self.empty, strict=True):
                 shapes[name] = ((bucket.batch, value.shape[1]), value.dtype)

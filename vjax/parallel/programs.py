@@ -263,7 +263,7 @@ def costliest(task: Task) -> tuple[Bucket, ...]:
     """The buckets of the group of the last stage whose largest bucket costs the most."""
 
     def cost(bucket: Bucket) -> tuple[int, int]:
-        return task.flops(bucket), bucket.frames * bucket.height * bucket.width * bucket.batch
+        return task.flops(bucket), bucket.frames * math.prod(bucket.size) * bucket.batch
 
     groups = task.config.stages[-1].groups
     return max((group.buckets for group in groups), key=lambda group: max(map(cost, group)))
@@ -281,9 +281,8 @@ def batches(run: RunConfig) -> dict[str, int]:
 
 def _shapes(task: Task, bucket: Bucket) -> dict[str, jax.ShapeDtypeStruct]:
     """Of a batch."""
-    ratio, side = task.config.model.vae.temporal_ratio, bucket.crop
-    height, width = (side, side) if side else (bucket.height, bucket.width)
-    video = (bucket.batch, bucket.frames + ratio * bucket.lead, height, width, 3)
+    ratio = task.config.model.vae.temporal_ratio
+    video = (bucket.batch, bucket.frames + ratio * bucket.lead, *bucket.size, 3)
     found = {"video": jax.ShapeDtypeStruct(video, np.uint8)}
     if task.reads_captions:
         words = (bucket.batch, task.config.model.text.max_length)

@@ -158,7 +158,8 @@ class DiTTask(Task):
         model = self.config.model
         ratio, (_, ph, pw) = model.vae.spatial_ratio, model.dit.patch
         frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio + bucket.anchors
-        return frames * (bucket.height // ratio // ph) * (bucket.width // ratio // pw)
+        height, width = bucket.size
+        return frames * (height // ratio // ph) * (width // ratio // pw)
 
     def check_preview(self, tokenizer: Tokenizer | None) -> None:
         """Raises ConfigError for a prompt, a shape or a solver that cannot be sampled."""

@@ -28,13 +28,14 @@ class Meter:
         self.began: dict[Group, int] = {}  # the step at which each group was compiled
 
     def is_new(self, update: Update) -> bool:
-        """Whether a group comes for the first time; says why that takes long."""
-        if update.group in self.began:
-            return False
+        """Whether a group comes for the first time."""
+        return update.group not in self.began
+
+    def begin(self, update: Update) -> None:
+        """Takes note of a new group, and says why that takes long."""
         self.began[update.group] = update.step
         shapes = (f"{b.batch} x {b.frames}x{b.height}x{b.width}" for b in update.group.buckets)
         log.info("step %d  compiling %s …", update.step + 1, ", ".join(shapes))
-        return True
 
     def waiting(self):
         return _Stopwatch(self)

@@ -64,7 +64,7 @@ class Task:
             )
         elif bucket.frames % ratio != 1 % ratio:
             problem = f"frames must be 1 + {ratio} k"
-        elif any(n % side for n in (bucket.crop or bucket.height, bucket.crop or bucket.width)):
+        elif any(n % side for n in bucket.size):
             problem = f"height, width and crop must be multiples of {side}"
         elif bucket.crop and bucket.crop > min(bucket.height, bucket.width):
             problem = "crop must be at most the height and the width"

@@ -74,11 +74,7 @@ class VAETask(Task):
     def flops(self, bucket: Bucket) -> int:
         """Those of the way to latents and back, and back again at half the size."""
         vae = _plain(self.config.model.vae)
-        side = bucket.crop
-        frames, (height, width) = (
-            bucket.frames,
-            (side, side) if side else (bucket.height, bucket.width),
-        )
+        frames, (height, width) = bucket.frames, bucket.size
         forward = encode_flops(vae, frames, height, width) + decode_flops(
             vae, frames, height, width
         )
