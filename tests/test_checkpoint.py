@@ -63,7 +63,8 @@ def directory(written, tmp_path) -> pathlib.Path:
 def restored(directory, config=CONFIG, inputs=INPUTS):
     checkpoints = Checkpoints(directory, config, inputs)
     try:
-        return checkpoints.restore(state())
+        step = checkpoints.newest()
+        return None if step is None else checkpoints.read(step, state())
     finally:
         checkpoints.close()
 
@@ -93,7 +94,7 @@ def test_the_newest_is_restored_where_the_target_lies(directory):
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     like = {"step": state()["step"], "params": jax.device_put(state()["params"], split)}
     checkpoints = Checkpoints(directory, CONFIG, INPUTS)
-    found = checkpoints.restore(like)["params"]["kernel"]
+    found = checkpoints.read(checkpoints.newest(), like)["params"]["kernel"]
     checkpoints.close()
     assert found.sharding == split
     np.testing.assert_array_equal(found, KERNEL)
@@ -117,7 +118,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, directory, ca
     DAMAGE[damage](directory / "4")
     checkpoints = Checkpoints(directory, CONFIG, INPUTS)
     with caplog.at_level(logging.WARNING, "vjax"):
-        found = checkpoints.restore(state())
+        found = checkpoints.read(checkpoints.newest(), state())
     assert int(found["step"]) == 2
     assert "Checkpoint 4 is damaged" in caplog.text
     assert (directory.parent / "damaged-4").is_dir()
@@ -125,6 +126,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage, directory, ca
     checkpoints.save(4, state(4))  # the run goes on
     assert checkpoints.last() == 4
     checkpoints.close()
+
+
+def test_each_process_reads_its_share_of_the_files(directory, monkeypatch):
+    read, checksum = [], checkpoint._checksum
+    monkeypatch.setattr(checkpoint, "_checksum", lambda path: read.append(path) or checksum(path))
+    shares = [(number, 3) for number in range(3)]
+    assert [checkpoint.find_damage(directory / "4", share) for share in shares] == [None] * 3
+    assert sorted(read) == checkpoint._files(directory / "4")
+    flip(largest(directory / "4" / "state"))
+    found = [checkpoint.find_damage(directory / "4", share) for share in shares]
+    assert found.count(None) == 2
 
 
 def test_a_run_of_damaged_checkpoints_starts_again_only_when_told(directory):
@@ -186,7 +198,7 @@ def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before(directory)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
     assert any(path.name.startswith("6.") for path in directory.iterdir())
     checkpoints = Checkpoints(directory, CONFIG, INPUTS)
-    assert int(checkpoints.restore(state())["step"]) == 4
+    assert int(checkpoints.read(checkpoints.newest(), state())["step"]) == 4
     checkpoints.save(6, state(6))
     checkpoints.close()
     assert {path.name for path in directory.iterdir()} == {"4", "6"}

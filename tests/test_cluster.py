@@ -26,6 +26,7 @@ from vjax import validation, weights
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.parallel import cluster, meeting
 from vjax.parallel.cluster import Processes
+from vjax.training.checkpoint import Checkpoints
 from vjax.training.process import Interrupt, StopSignal
 
 TESTS = pathlib.Path(__file__).parent
@@ -317,6 +318,23 @@ def test_what_differs_is_named_everywhere(three):
         assert f"the version of jax is {jax.__version__} on process 0 and 0.1" in str(problem)
 
 
+def test_what_one_sets_aside_is_gone_for_all(three, tmp_path):
+    run, directory = config(tmp_path, ignore_damaged=True), tmp_path / "checkpoints"
+    writer = Checkpoints(directory, run)
+    writer.save(4, {"step": np.int32(4)})
+    writer.close()
+    (directory / "4" / "checksums.json").write_text("[]")
+    found = [Checkpoints(directory, run) for _ in three]
+    assert at_once(*(lambda c=c, p=p: c.newest(p) for c, p in zip(found, three, strict=True))) == (
+        [None] * 3
+    )
+    # Whether to save is decided by each, and begins with a barrier.
+    assert [each.manager.latest_step() for each in found] == [None] * 3
+    assert (tmp_path / "damaged-4").is_dir()
+    for each in found:
+        each.close()
+
+
 def test_a_directory_that_is_not_shared_is_refused_everywhere(three, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_LATE", 0.1)
     places = [tmp_path / name for name in ("shared", "shared", "own")]
@@ -378,7 +396,8 @@ def taking(self, update):
     return parts
 
 def dying(path):
-    if f"/{faults.get('dies in', 'never')}." in str(path):
+    print(f"read {path}\\n", end="", flush=True)
+    if index == 0 and f"/{faults.get('dies in', 'never')}." in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
     return checksum(path)
 
@@ -568,6 +587,14 @@ def test_one_killed_while_it_saves_and_a_damaged_checkpoint_lose_what_came_after
     assert (tmp_path / "run" / "damaged-3").is_dir()
     jax.tree.map(np.testing.assert_array_equal, final(run), unbroken[1])
     assert re.search(r"time of .*steps made again \d", logs[0])
+    # Each has read again what it wrote, and at the start no file was read twice.
+    for index, log in enumerate(logs):
+        assert set(re.findall(r"read \S+/\d\.\S+/ocdbt\.process_(.)/", log)) == {str(index)}
+    first, second = (set(re.findall(r"read \S+/checkpoints/2/(\S+)", log)) for log in logs)
+    assert first
+    assert second
+    assert not first & second
+    assert not list(tmp_path.glob("run/checkpoints/*/checksums.*.json"))
 
 
 def test_a_run_by_the_clock_has_one_clock(tmp_path, port):

@@ -116,7 +116,7 @@ def test_a_run_by_the_clock_is_repeated_by_its_config(resident, tmp_path, monkey
         task = Brightness(config)
         state = trainer.init_state(task, {})
         checkpoints = Checkpoints(tmp_path / config.name / "checkpoints", config, {})
-        restored = jax.device_get(checkpoints.restore(state))
+        restored = jax.device_get(checkpoints.read(checkpoints.newest(), state))
         checkpoints.close()
         return restored
 

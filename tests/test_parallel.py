@@ -163,7 +163,7 @@ def test_a_state_leaves_a_step_as_it_came_and_moves_to_another_mesh(tmp_path):
         fresh = rules.placed(fresh, mesh_of(other))
         # The mesh is no setting that must stay.
         checkpoints = Checkpoints(tmp_path, dataclasses.replace(CONFIG, mesh=other))
-        restored = checkpoints.restore(fresh)
+        restored = checkpoints.read(checkpoints.newest(), fresh)
         checkpoints.close()
         jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (restored, state)))
         for found, wanted in zip(*map(jax.tree.leaves, (restored, fresh)), strict=True):

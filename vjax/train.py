@@ -113,7 +113,7 @@ def _run(
     files = inputs(config, task.dtype, begin.frozen, begin.given, tokenizer)
     processes.agree({f"the content of {name}": value for name, value in files.items()})
     checkpoints = Checkpoints(run_dir / "checkpoints", config, files)
-    found = processes.first(processes.wait(lambda: checkpoints.newest() if first else None))
+    found = checkpoints.newest(processes)
     frozen, state = processes.wait(lambda: _placed(begin, mesh, checkpoints, found))
     start = int(state["step"])
     goodput.begin(start)

@@ -2,9 +2,12 @@
 
 Beside the arrays lie the checksums of their files. Only what differs from them is damaged and set
 aside; whatever else keeps a checkpoint from being read ends the run and leaves the files alone.
+Each process reads its share of the files, when they are written and when a run starts again: the
+state of a large model is minutes of work for one host.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import logging
@@ -15,12 +18,14 @@ import orbax.checkpoint as ocp
 
 from vjax import validation
 from vjax.config import ConfigError, RunConfig
+from vjax.parallel.cluster import Processes
 from vjax.training.resume import check_resume
 from vjax.training.state import State
 
 log = logging.getLogger("vjax")
 
 CHECKSUMS = "checksums.json"
+_PARTIAL = "checksums.{}.json"  # of what one process wrote, until they are put together
 _PARTS = ("state", "config")
 
 
@@ -46,7 +51,10 @@ class Checkpoints:
                 max_to_keep=config.keep_checkpoints,
                 cleanup_tmp_directories=True,  # of a process that was killed while it saved
                 enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+                async_options=ocp.AsyncOptions(
+                    barrier_sync_fn=self._meet,
+                    post_finalization_callback=self._write_checksums,
+                ),
             ),
         )
 
@@ -80,36 +88,35 @@ class Checkpoints:
         except Exception as error:
             raise self._not_saved(error) from error
 
-    def restore(self, like: State) -> State | None:
-        """The newest state that is not damaged, see `newest` and `read`; None without one."""
-        step = self.newest()
-        return None if step is None else self.read(step, like)
-
-    def newest(self) -> int | None:
+    def newest(self, processes: Processes | None = None) -> int | None:
         """The step of the newest checkpoint that is not damaged; those that are, are set aside.
 
-        One process does this for all that share the directory.
+        Args:
+            processes: that share the directory and all call this.
 
         Raises:
             ConfigError: all are damaged, and the config does not say to ignore that.
             CheckpointError: a file that is there cannot be read now.
         """
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                damage = find_damage(self.directory / str(step))
-                if damage is None:
-                    return step
-                aside = self._set_aside(step)
-            except Exception as error:
-                raise self._not_read(step, error) from error
-            log.warning("Checkpoint %d is damaged (%s): moved to %s.", step, damage, aside)
-        aside = sorted(self.directory.parent.glob("damaged-*"))
-        if aside and not self.config.ignore_damaged:
+        processes = processes or Processes()
+        found = None
+        for step in processes.first(sorted(self.manager.all_steps(), reverse=True)):
+            damage = processes.wait(functools.partial(self._damage, step))
+            sound, damage = processes.least([damage is None, damage or ""])
+            if sound:
+                found = step
+                break
+            aside = functools.partial(self._set_aside, step, damage)
+            processes.wait(aside if processes.index == 0 else lambda: None)
+        self.manager.reload()  # on all, which save together by what each believes is there
+        damaged = sorted(map(str, self.directory.parent.glob("damaged-*")))
+        damaged = processes.first(damaged if found is None else [])
+        if damaged and not self.config.ignore_damaged:
             raise ConfigError(
                 f"All checkpoints of the run in {self.directory.parent} are damaged (see "
-                f"{aside[-1]}). Give --ignore_damaged=True to start it again from step 0."
+                f"{damaged[-1]}). Give --ignore_damaged=True to start it again from step 0."
             )
-        return None
+        return found
 
     def read(self, step: int, like: State) -> State:
         """The state of a step, placed as `like` is: arrays, or their shapes with shardings.
@@ -118,7 +125,6 @@ class Checkpoints:
             ConfigError: the run had other settings.
             CheckpointError: it cannot be read.
         """
-        self.manager.reload()  # another process may have set some aside
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -136,20 +142,42 @@ class Checkpoints:
         read = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self.manager.restore(step, args=read)["state"]
 
-    def _set_aside(self, step: int) -> pathlib.Path:
+    def _damage(self, step: int) -> str | None:
+        checkpoint = self.directory / str(step)
+        try:
+            return find_damage(checkpoint, (jax.process_index(), jax.process_count()))
+        except Exception as error:
+            raise self._not_read(step, error) from error
+
+    def _set_aside(self, step: int, damage: str) -> None:
         aside, number = self.directory.parent / f"damaged-{step}", 1
         while aside.exists():
             aside, number = self.directory.parent / f"damaged-{step}-{number}", number + 1
-        (self.directory / str(step)).rename(aside)
-        self.manager.reload()
-        return aside
+        try:
+            (self.directory / str(step)).rename(aside)
+        except OSError as error:
+            raise self._not_read(step, error) from error
+        log.warning("Checkpoint %d is damaged (%s): moved to %s.", step, damage, aside)
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Orbax's barrier. Who comes to it in the background has written all its arrays."""
+        if "async_write_complete" in key:
+            index = jax.process_index()
+            for directory in self.directory.glob(f"{self._saving}.*"):
+                own = directory.glob(f"state*/ocdbt.process_{index}/**/*")
+                sums = _checksums(directory, sorted(path for path in own if path.is_file()))
+                (directory / _PARTIAL.format(index)).write_text(json.dumps(sums))
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def _write_checksums(self) -> None:
-        """Runs in the background when all is written and the directory is about to get its name."""
-        if jax.process_index():
-            return
+        """Runs on process 0 when all is written and the directory is about to get its name."""
         for directory in self.directory.glob(f"{self._saving}.*"):
-            sums = _checksums(directory, _files(directory))
+            sums: dict[str, str] = {}
+            for path in sorted(directory.glob(_PARTIAL.format("*"))):
+                sums |= json.loads(path.read_text())
+                path.unlink()
+            rest = [path for path in _files(directory) if _name(path, directory) not in sums]
+            sums |= _checksums(directory, rest)
             (directory / CHECKSUMS).write_text(json.dumps(sums, indent=0))
 
     def _not_read(self, step: int, error: Exception) -> CheckpointError:
@@ -175,8 +203,11 @@ class Checkpoints:
         self.manager.close()
 
 
-def find_damage(checkpoint: pathlib.Path) -> str | None:
+def find_damage(checkpoint: pathlib.Path, share: tuple[int, int] = (0, 1)) -> str | None:
     """What is wrong with the files of a checkpoint; None where they are as they were written.
+
+    Args:
+        share: which part of the files to read, of how many.
 
     Raises:
         OSError: a file that is there cannot be read now.
@@ -192,11 +223,14 @@ def find_damage(checkpoint: pathlib.Path) -> str | None:
         sums = None
     if not isinstance(sums, dict):
         return f"{CHECKSUMS} is broken"
-    found = _checksums(checkpoint, [p for p in _files(checkpoint) if _name(p, checkpoint) in sums])
-    for name, expected in sums.items():
-        if name not in found:
+    own = sorted(sums)[share[0] :: share[1]]
+    there = {_name(path, checkpoint): path for path in _files(checkpoint)}
+    for name in own:
+        if name not in there:
             return f"{name} is missing"
-        if found[name] != expected:
+    found = _checksums(checkpoint, [there[name] for name in own])
+    for name in own:
+        if found[name] != sums[name]:
             return f"{name} is not as it was written"
     return None
 
@@ -206,7 +240,8 @@ def _files(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _name(path: pathlib.Path, directory: pathlib.Path) -> str:
-    return str(path.relative_to(directory))
+    part, *rest = path.relative_to(directory).parts
+    return "/".join((part.partition(".")[0], *rest))  # without what is added while it is written
 
 
 def _checksums(directory: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, str]:
