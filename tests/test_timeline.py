@@ -115,6 +115,9 @@ def test_a_loop_of_one_window_is_of_whole_latents():
         canvas(vjax.loop("a", frames=33))
     found = canvas(vjax.loop("a", clip(40), frames=50))
     assert (found.shown, found.hidden) == (50, 32)
+    with pytest.raises(RequestError, match="not 1 seconds before it"):
+        Timeline("a", (Piece(clip(8), at=1.0), Gap()), loop=True)
+    assert Timeline("a", (Piece(clip(8), at=0.0), Gap()), loop=True).loop
 
 
 def test_pieces_of_other_shapes_are_fitted_alike():

@@ -136,6 +136,12 @@ class Timeline:
             raise RequestError("A loop begins with what is given, or nothing of it is given.")
         if not self.film:
             raise RequestError("A timeline with an empty film: Gap() is a video of words alone.")
+        first = self.film[0]
+        if self.loop and isinstance(first, Piece) and first.at:
+            raise RequestError(
+                f"A loop begins with what is given, not {first.at:g} seconds before it: leave its "
+                "time out."
+            )
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
