@@ -34,6 +34,21 @@ def test_values_and_gradients_are_those_of_attention(queries, keys, width):
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_the_kernel_needs_no_backend_of_cpus(monkeypatch):
+    """As with JAX_PLATFORMS=tpu."""
+    devices = jax.local_devices()
+
+    def local_devices(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend: 'cpu' requested")
+        return devices
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    splash._kernel.cache_clear()
+    x = jnp.ones((1, 8, 1, 64))
+    assert splash.attention(x, x, x, interpret=True).shape == x.shape
+
+
 @pytest.mark.parametrize(("width", "dtype"), [(384, jnp.float32), (128, jnp.bfloat16)])
 def test_the_kernel_fits_the_fast_memory_of_a_small_chip(width, dtype):
     """Those of the VAE are wide and float32."""

@@ -68,7 +68,11 @@ def _kernel(queries: int, keys: int, heads: int, query_tile: int, key_tile: int,
     mask = splash.MultiHeadMask([splash.FullMask((queries, keys))] * heads)
 
     def build():
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        try:
+            device = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS names others only
+            device = jax.local_devices()[0]
+        with jax.default_device(device):
             kernel = splash.make_splash_mha(
                 mask=mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
             )
