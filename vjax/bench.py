@@ -380,10 +380,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("vjax.bench: interrupted.", file=sys.stderr)
         status = ending.status(interrupt)
     peak = results.get("matmul_gflops_per_second")
-    for name in ("train", "sample"):
+    for name, devices in (("train", jax.device_count()), ("sample", 1)):
         reached = results.get(f"{name}_model_gflops_per_second")
         if peak and reached:
-            results[f"{name}_share_of_matmul"] = reached / (peak * jax.device_count())
+            results[f"{name}_share_of_matmul"] = reached / (peak * devices)
     if options.json:
         print(json.dumps(results))
     else:
