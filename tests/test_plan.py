@@ -23,7 +23,7 @@ CONFIG, WAN = str(CONFIGS / "world_dit.py"), str(CONFIGS / "wan_1_3b.py")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("v9:2x2", "choose from v5e, v5p, v6e, tpu7x"),
+        ("v9:2x2", "choose from v4, v5e, v5p, v6e, tpu7x"),
         ("v5e", "A slice of v5e is one such as v5e:4x4"),
         ("v5p:4x4", "A slice of v5p is one such as v5p:2x4x4"),
         ("v5e:0x", "one such as"),
@@ -32,6 +32,13 @@ CONFIG, WAN = str(CONFIGS / "world_dit.py"), str(CONFIGS / "wan_1_3b.py")
 def test_what_is_no_slice_is_answered_with_one(name, message):
     with pytest.raises(ConfigError, match=message):
         slices.parse(name)
+
+
+def test_a_chip_is_as_many_devices_as_on_a_tpu_vm():
+    pytest.importorskip("libtpu", reason="the TPU's compiler is not here")
+    for kind, chip in slices.CHIPS.items():
+        size = "2x2x1" if "2x2x1" in chip.sizes else "2x2"
+        assert len(slices.devices(f"{kind}:{size}")) == 4 * chip.devices
 
 
 def test_what_cannot_be_planned_is_one_line(capsys):

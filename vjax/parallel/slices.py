@@ -45,6 +45,7 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 
 # Memory is what the compiler lets a program have of it.
 CHIPS = {
+    "v4": Chip(275e12, 30.75 * GIGABYTE, 1.23e12, 90e9, 6e9, 1, _CUBES),
     "v5e": Chip(197e12, 15.75 * GIGABYTE, 0.82e12, 90e9, 6e9, 1, _FLAT),
     "v5p": Chip(459e12, 95.74 * GIGABYTE, 2.77e12, 180e9, 6e9, 1, _CUBES),
     "v6e": Chip(918e12, 31.25 * GIGABYTE, 1.64e12, 180e9, 12e9, 1, _FLAT),
@@ -96,6 +97,8 @@ def devices(name: str, slices: int = 1) -> list[jax.Device]:
     from jax.experimental import topologies
 
     options: dict[str, Any] = {} if math.prod(sides) > 1 else {"chips_per_host_bounds": (1, 1, 1)}
+    if kind == "v4":
+        options["chip_config_name"] = "megacore"  # a chip is one device, as on a TPU VM
     if slices > 1:
         options["num_slices"] = slices
     try:
