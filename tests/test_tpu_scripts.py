@@ -54,8 +54,8 @@ elif " ssh " in text or " scp " in text:
             (place / target.partition(":")[2]).write_bytes(pathlib.Path(source).read_bytes())
         else:
             run = subprocess.run(["bash", "-c", flags["--command"]], cwd=place)
-            failed = run.returncode or failed
-    sys.exit(failed)
+            failed = failed or run.returncode
+    sys.exit(0 if (here / "old").exists() else failed)  # as older versions end for all workers
 elif " logs " in text:
     print("the log of the first pod")
 elif " get events " in text:
@@ -286,6 +286,8 @@ def test_a_dry_run_shows_what_would_run_and_runs_nothing(cloud, line):
         ("watch demo --slice v5e:4x4 -- vjax.train a", "without it a new slice would begin"),
         ("fetch demo ../x", "a path in the checkout on the host is needed"),
         ("gke run demo --slice v5e:4x4 --image i -- vjax.train a", "Several hosts need --share"),
+        ("gke run demo --slice v5e:1x1 --share gs://b/c", "gs://BUCKET or the name of a claim"),
+        ("gke run demo --slice v5e:1x1 --share a:b --image i -- vjax.train a", "name of a claim"),
         ("gke start demo", "pool, run, follow, fetch or delete is needed, not start"),
     ],
 )
@@ -326,6 +328,18 @@ def test_what_becomes_of_a_request_is_said_with_how_to_delete_it(cloud, states, 
     state = states.split()[-1]
     assert f"demo {'is' if status == 0 else 'stays'}" in run.stderr.splitlines()[-2]
     assert state in run.stderr.splitlines()[-2]
+
+
+@pytest.mark.parametrize("line", ["create", "watch --share gs://bucket"])
+def test_a_gcloud_that_tells_no_state_is_shown_and_waited_for_a_while(cloud, monkeypatch, line):
+    monkeypatch.setenv("SILENT_SECONDS", "1")
+    script, _, options = line.partition(" ")
+    more = ["--", "vjax.train", "config.py"] if script == "watch" else []
+    run = cloud(f"{script} demo --slice v5e:4x4 {options}", *more, states="?")
+    assert run.returncode == 1
+    assert run.stderr.count("demo: UNKNOWN, gcloud says: ERROR: (gcloud.compute.tpus) There") == 1
+    assert "gcloud has told no state of demo" in run.stderr
+    assert run.stderr.endswith("  tpu_scripts/delete.sh demo\n")
 
 
 def test_a_refused_request_leaves_what_gcloud_said_in_sight(cloud):
@@ -382,12 +396,57 @@ def test_a_run_gets_its_arguments_and_shows_the_first_log(cloud, tmp_path):
         assert (checkout / "runs").resolve() == tmp_path / "share" / "runs"
 
 
-def test_a_run_fails_where_any_host_fails(cloud):
-    cloud.host(0, "exit 0")
-    cloud.host(1, "echo what went wrong; exit 7")
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("statuses", "status"), [("0 7", 7), ("75 7", 7), ("0 75", 75)])
+def test_a_run_fails_where_any_host_fails(cloud, statuses, status, old):
+    """And was preempted where no host failed otherwise, whatever gcloud ends with."""
+    if old:
+        (cloud.directory / "old").touch()
+    for worker, each in enumerate(statuses.split()):
+        cloud.host(worker, f"echo what went wrong; exit {each}")
     run = cloud("run demo -- vjax.train config.py")
-    assert run.returncode == 7
-    assert "ended with 7:\nwhat went wrong" in run.stderr
+    assert run.returncode == status
+    assert f"ended with {status}:\nwhat went wrong" in run.stderr
+    assert "vjax-status" not in run.stdout
+
+
+def test_a_run_of_which_nothing_is_told_has_not_ended_well(cloud):
+    (cloud.directory / "old").touch()
+    for worker in range(2):
+        checkout = cloud.host(worker, "exit 0")
+        (checkout / "tpu_scripts" / "host.sh").write_text("#!/bin/sh\nexit 255\n")
+    assert cloud("run demo --follow").returncode == 255
+
+
+def test_a_start_that_comes_to_nothing_is_said(cloud):
+    host = cloud.host(0, "exit 0")
+    for name, does in {"setsid": "echo no such thing; exit 1", "sleep": ""}.items():
+        (cloud.directory / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (cloud.directory / "bin" / name).chmod(0o755)
+    script = host / "tpu_scripts" / "host.sh"
+    run = subprocess.run(
+        [script, "start", "vjax.train"], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 1
+    assert "The run did not start: no such thing" in run.stderr
+
+
+def test_the_checkpoints_of_other_runs_are_none_of_this(cloud):
+    host = cloud.host(0, "")
+    (host / ".run").mkdir()
+    (host / ".run" / "log").write_text(
+        "x\na b: 9 parameters, 4 devices, resuming at step 100 of 900, in runs/a b\nstep 101\n"
+    )
+    (host / "runs" / "other" / "checkpoints" / "500").mkdir(parents=True)
+
+    def reached():
+        script = host / "tpu_scripts" / "host.sh"
+        return subprocess.check_output([script, "reached"], text=True)
+
+    assert reached() == "100 100\n"
+    for step in ("90", "200", "300.tmp"):
+        (host / "runs" / "a b" / "checkpoints" / step).mkdir(parents=True)
+    assert reached() == "100 200\n"
 
 
 def test_no_tpu_is_said_in_a_sentence(cloud, monkeypatch):
@@ -499,7 +558,8 @@ def test_all_hosts_start_again_where_one_fails_on_a_slice_that_stays(cloud, host
 )
 def test_a_new_checkpoint_gives_all_restarts_back(cloud, hosts, status, starts):
     hosts(
-        f"""for step in 100 200; do
+        f"""echo "a: 9 parameters, 1 device, starting at step 0 of 900, in runs/a"
+        for step in 100 200; do
           [ -d runs/a/checkpoints/$step ] || {{ mkdir -p runs/a/checkpoints/$step; exit {status}; }}
         done; exit 7""",
         "exit 0",
@@ -553,6 +613,14 @@ def test_no_capacity_ends_a_watch_with_what_stays_behind(cloud, hosts, tries, st
         "create"
     ) + (tries != "NOT_FOUND")
     assert "tpu_scripts/delete.sh demo" in run.stderr
+
+
+def test_a_slice_that_cannot_be_deleted_is_said_to_stay(cloud, hosts):
+    hosts("exit 0", "exit 0")
+    run = cloud(f"{WATCH} {RUN}", states="SUSPENDED", refuses=" delete ")
+    assert run.returncode == 1
+    assert "demo stays behind as SUSPENDED" in run.stderr
+    assert run.stderr.endswith("  tpu_scripts/delete.sh demo\n")
 
 
 # --- What hosts share ----------------------------------------------------------------------------
@@ -611,7 +679,17 @@ def test_a_jobset_is_what_was_asked_for(cloud):
     jobset = yaml.safe_load((cloud.directory / "rendered").read_text())
     assert (jobset["kind"], jobset["metadata"]["name"]) == ("JobSet", "demo")
     (job,) = jobset["spec"]["replicatedJobs"]
-    assert (job["replicas"], jobset["spec"]["failurePolicy"]["maxRestarts"]) == (2, 100)
+    assert job["replicas"] == 2
+    # What has failed by itself is restarted a few times; what was preempted, always.
+    assert jobset["spec"]["failurePolicy"] == {
+        "maxRestarts": 10,
+        "rules": [
+            {
+                "action": "RestartJobSetAndIgnoreMaxRestarts",
+                "onJobFailureReasons": ["PodFailurePolicy"],
+            }
+        ],
+    }
     job = job["template"]["spec"]
     assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (16, 16, 0)
     pod = job["template"]["spec"]
@@ -622,6 +700,14 @@ def test_a_jobset_is_what_was_asked_for(cloud):
         "cloud.google.com/gke-spot": "true",
     }
     (container,) = pod["containers"]
+    disrupted, preempted = job["podFailurePolicy"]["rules"]
+    assert disrupted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert preempted["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [75, 143],
+    }
+    assert disrupted["action"] == preempted["action"] == "FailJob"
     assert container["command"][1:] == [
         "exec",
         "vjax.train",
@@ -646,6 +732,29 @@ def test_a_jobset_without_options_has_none_of_their_lines(cloud):
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
     assert pod["spec"]["containers"][0]["resources"]["limits"] == {"google.com/tpu": 8}
     assert "{{" not in text.partition("apiVersion")[2]
+
+
+def test_words_of_a_jobset_stay_words(cloud):
+    run = cloud(
+        "gke run null --dry-run --slice v5e:1x1 --image 1e3 --share gs://123 --reservation 7"
+        " --service-account on -- vjax.evaluate"
+    )
+    jobset = yaml.safe_load(run.stdout.partition("END'\n")[2].partition("END\n")[0])
+    assert jobset["metadata"]["name"] == "null"
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "on"
+    assert pod["nodeSelector"]["cloud.google.com/reservation-name"] == "7"
+    assert pod["containers"][0]["image"] == "1e3"
+    assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "123"
+
+
+@pytest.mark.parametrize("dry", ["", "--dry-run "])
+def test_what_yaml_cannot_say_ends_a_jobset(cloud, dry):
+    line = f"gke run demo {dry}--slice v5e:1x1 --image i -- vjax.sample --prompt"
+    run = cloud(line, "a\nb", states="Completed")
+    assert run.returncode == 2
+    assert "An argument has a line break" in run.stderr
+    assert (run.stdout, (cloud.directory / "calls").exists()) == ("", False)
 
 
 def test_a_jobset_whose_pods_do_not_start_shows_what_the_cluster_warns_of(cloud):

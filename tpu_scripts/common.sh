@@ -4,6 +4,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 poll=${POLL_SECONDS:-20} # between two looks at a state
+patience=${SILENT_SECONDS:-1800} # with a gcloud that tells no state
 
 zone='' project='' slice='' slices=1 runtime_version='' network='' share='' wait_minutes=''
 restarts='' reservation='' cluster='' location='' image='' service_account=''
@@ -135,19 +136,38 @@ ssh_to() {
   tpus tpu-vm ssh "$@" --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oConnectTimeout=20
 }
 
+# Whether a share is a bucket, and nothing in it.
+is_bucket() { [[ $1 =~ ^gs://[a-z0-9._-]+$ ]]; }
+
 # The options that say where a slice is, for a command that a person is told.
 where() {
   printf '%s' "$name${zone:+ --zone $zone}${project:+ --project $project}"
   if [ "$slices" -gt 1 ]; then printf ' --slices %s' "$slices"; fi
 }
 
-# What gcloud says of a state: NOT_FOUND where there is none, and nothing where it cannot be told.
+# What gcloud says of a state: NOT_FOUND where there is none, and where it cannot be told, UNKNOWN
+# and why.
 state_in() {
-  local found
+  local found state=''
   if found=$(tpus "$@" 2>&1); then
-    grep -xE '[A-Z_]+' <<<"$found" | tail -n 1 || true # gcloud may have more to say
+    state=$(grep -xE '[A-Z_]+' <<<"$found" | tail -n 1) || true # gcloud may have more to say
   elif [[ $found == *NOT_FOUND* || $found == *'not found'* ]]; then
-    printf NOT_FOUND
+    state=NOT_FOUND
+  fi
+  printf '%s' "${state:-UNKNOWN, gcloud says: ${found##*$'\n'}}"
+}
+
+# Says a state where it is new, and ends where gcloud has told none for too long.
+said='' silent=''
+heed() {
+  if [ "$1" != "$said" ]; then say "$name: $1"; fi
+  said=$1
+  if [[ $1 != UNKNOWN* ]]; then
+    silent=''
+  elif ((SECONDS - ${silent:=$SECONDS} >= patience)); then
+    say "gcloud has told no state of $name for $((patience / 60)) minutes: see what it says above," \
+      "such as that it wants gcloud auth login."
+    exit 1
   fi
 }
 
@@ -163,7 +183,7 @@ leftovers() {
   state=$(state_of)
   case $state in
     NOT_FOUND) say "No queued resource $name was found; if one comes up after all:" ;;
-    '') say "gcloud does not say whether there is a $name; if so, it may cost money, until:" ;;
+    UNKNOWN*) say "gcloud does not say whether there is a $name; if so, it may cost money, until:" ;;
     ACTIVE) say "$name is ACTIVE and costs money until it is deleted:" ;;
     FAILED | SUSPENDED) say "$name stays behind as $state, without hosts; its name is taken until:" ;;
     *) say "$name stays in the queue ($state), may become ACTIVE and then costs money, until:" ;;

@@ -57,11 +57,10 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 
-before='' began=$SECONDS
+began=$SECONDS
 while :; do
   state=$(state_of)
-  if [ "$state" != "$before" ]; then say "$name: ${state:-state unknown}"; fi
-  before=$state
+  heed "$state"
   case $state in
     ACTIVE) exit 0 ;;
     NOT_FOUND)

@@ -13,11 +13,11 @@
 #   --share WHAT           a bucket with a hierarchical namespace (gs://BUCKET), or a claim of a volume
 #                          that many pods can write (a name): `runs` and compiled programs are kept there
 #   --service-account K    the one in the cluster that may use the bucket
-#   --restarts N           so often at most, preemptions counted (100)
+#   --restarts N           so often at most after failures; after preemptions it always does (10)
 #   --spot, --reservation R, --project P, and --dry-run: print what would be run, and run nothing
 #
 # kubectl must be set to the cluster (gcloud container clusters get-credentials C --location L), and
-# JobSet installed in it. `run` follows the log and ends as the JobSet does; Ctrl-C leaves it running.
+# JobSet (0.6 or later) installed in it. `run` follows the log and ends as the JobSet does; Ctrl-C leaves it running.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 action=${1-}
@@ -33,6 +33,8 @@ esac
 parse "$@"
 [ "${#arguments[@]}" -eq 1 ] || [ "$action" = fetch ] || die "One name, not ${arguments[*]}."
 [ -z "$spot" ] || [ -z "$reservation" ] || die "Only one of --spot and --reservation."
+[[ -z $share || $share =~ ^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$ ]] || is_bucket "$share" ||
+  die "--share $share: gs://BUCKET or the name of a claim is needed."
 
 pool() {
   local machine
@@ -53,13 +55,12 @@ pool() {
 # A text as YAML reads it back.
 yaml() {
   local text=${1//\\/\\\\}
-  [[ $text != *[[:cntrl:]]* ]] || die "An argument has a line break or another control character."
   printf '"%s"' "${text//\"/\\\"}"
 }
 
 # shellcheck disable=SC2034 # the template names them
 render() {
-  local bucket='' claim='' accelerator command line condition word key
+  local bucket='' claim='' accelerator command line condition word key value
   case $generation in
     v4) accelerator=tpu-v4-podslice ;;
     v5e) accelerator=tpu-v5-lite-podslice ;;
@@ -71,7 +72,10 @@ render() {
     gs://*) bucket=${share#gs://} ;;
     *) claim=$share ;;
   esac
-  image=$(yaml "$image")
+  for key in name image bucket claim service_account reservation; do
+    value=${!key}
+    printf -v "$key" '%s' "${value:+$(yaml "$value")}"
+  done
   command=$(yaml /vjax/tpu_scripts/host.sh)
   for word in exec "${module[@]}"; do command="$command, $(yaml "$word")"; done
   while IFS= read -r line; do
@@ -127,16 +131,17 @@ case $action in
   pool) pool ;;
   run)
     [[ ${module[0]-} == vjax.* ]] || die "A module of vjax is missing: -- vjax.train configs/FILE.py"
+    for word in "${module[@]}" "$image" "$service_account" "$reservation"; do
+      [[ $word != *[[:cntrl:]]* ]] || die "An argument has a line break or another control character."
+    done
     [ -n "$image" ] || die "--image is missing; tpu_scripts/Dockerfile builds one."
     [ -n "$share" ] || [ "$((hosts * slices))" -eq 1 ] || die "Several hosts need --share."
-    restarts=${restarts:-100}
+    restarts=${restarts:-10}
     [[ $restarts =~ ^[0-9]+$ ]] || die "--restarts $restarts: a number is needed."
+    rendered=$(render)
     if [ -n "$dry_run" ]; then
-      printf '%s\n' "kubectl create --filename=- <<'END'"
-      render
-      printf '%s\n' END
+      printf '%s\n' "kubectl create --filename=- <<'END'" "$rendered" END
     else
-      rendered=$(render)
       kubectl create --filename=- <<<"$rendered"
     fi
     follow

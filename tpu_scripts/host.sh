@@ -5,7 +5,8 @@
 #   host.sh exec vjax.MODULE …                    runs a module here and becomes it
 #   host.sh start vjax.MODULE …                   runs it on, without a terminal
 #   host.sh follow | wait | stop                  the log | its end, with its status | SIGTERM
-#   host.sh running | reached | clear             is it? | its checkpoints | end it, whatever it takes
+#   host.sh running | clear                       is it? | end it, whatever it takes
+#   host.sh reached                               the step that it began at, and its last checkpoint
 #   host.sh --dry-run …                           prints the commands of install and exec
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -122,14 +123,21 @@ case $action in
     setsid nohup bash -c '
       tpu_scripts/host.sh exec "$@" & echo $! > .run/pid; wait $!; echo $? > .run/new; mv .run/new .run/status
     ' start "$@" >"$state/log" 2>&1 </dev/null &
-    until [ -s "$state/pid" ]; do sleep 0.1; done
+    for ((look = 0; look < 100; look++)); do
+      if [ -s "$state/pid" ]; then exit; fi
+      sleep 0.1
+    done
+    fail "The run did not start: $(tail -n 5 "$state/log" 2>/dev/null)"
     ;;
   follow)
     [ -f "$state/pid" ] || fail "Nothing was started here."
     tail -n +1 -F --pid="$(cat "$state/pid")" "$state/log" 2>/dev/null
     ;;
-  wait)
-    [ -f "$state/pid" ] || fail "Nothing was started here."
+  wait) # it prints the status, which not every gcloud hands on
+    if [ ! -f "$state/pid" ]; then
+      echo "vjax-status 1"
+      fail "Nothing was started here."
+    fi
     while running; do sleep 1; done
     for _ in 1 2 3 4 5 6 7 8 9 10; do [ -f "$state/status" ] || sleep 0.2; done
     status=$(cat "$state/status" 2>/dev/null || echo 137) # killed, with all that watched it
@@ -140,6 +148,7 @@ case $action in
       echo "$(hostname) ended with $status:" >&2
       tail -n 20 "$state/log" >&2
     fi
+    echo "vjax-status $status"
     exit "$status"
     ;;
   stop)
@@ -149,7 +158,13 @@ case $action in
     fi
     ;;
   running) running ;;
-  reached) find runs/*/checkpoints -mindepth 1 -maxdepth 1 -name '[0-9]*' ! -name '*[!0-9]*' 2>/dev/null | sort ;;
+  reached) # of the run that the log names: others share the bucket
+    found=$(sed -n 's/^.* \(starting\|resuming\) at step \([0-9]*\) of .*, in \(.*\)$/\2 \3/p' "$state/log" | tail -n 1)
+    [ -n "$found" ] || fail "The log names no run."
+    began=${found%% *}
+    last=$(find "${found#* }/checkpoints" -mindepth 1 -maxdepth 1 -name '[0-9]*' ! -name '*[!0-9]*' -printf '%f\n' 2>/dev/null | sort -n | tail -n 1) || true
+    echo "$began ${last:-$began}"
+    ;;
   clear)
     if running; then kill -TERM "$(cat "$state/pid")"; fi
     for ((second = 0; second < ${CLEAR_SECONDS:-120}; second++)); do

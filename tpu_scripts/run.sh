@@ -10,7 +10,7 @@
 #   --dry-run              print what would be run, and run nothing
 #
 # The run is the hosts' own: it goes on without this script. Ends with 0 only if it ended so on all
-# hosts, else with the status of one that failed.
+# hosts, else with the status of one that failed: 143 if it was stopped, 75 if it was only preempted.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 takes='--follow --stop --slices= --zone= --project='
@@ -34,4 +34,20 @@ if [ -z "$follow" ]; then
 fi
 trap 'say "The run goes on. Back to it: run.sh $(where) --follow; end it: run.sh $(where) --stop"; exit 130' INT
 ssh_to "$first" --worker=0 --command="$on_host follow" || say "The log of $first broke off."
-on_all "$on_host wait"
+if [ -n "$dry_run" ]; then
+  on_all "$on_host wait"
+  exit
+fi
+# By its version, gcloud ends with what the first worker that failed did, or with 0 whatever they did.
+status=0
+told=$(on_all "$on_host wait" | tr -d '\r' | sed -n 's/^vjax-status \([0-9]*\)$/\1/p') || status=$?
+if grep -qx 143 <<<"$told"; then # by hand
+  status=143
+elif failed=$(grep -vxE '0|75|' <<<"$told"); then
+  status=${failed%%$'\n'*}
+elif grep -qx 75 <<<"$told"; then
+  status=75
+elif [ -z "$told" ] && [ "$status" -eq 0 ]; then
+  status=255
+fi
+exit "$status"

@@ -20,7 +20,7 @@
 takes='--share= --slices= --zone= --project='
 parse "$@"
 [ "${#arguments[@]}" -eq 1 ] || die "One name, not ${arguments[*]}."
-[[ -z $share || $share =~ ^gs://[a-z0-9._-]+$ || $share =~ ^[A-Za-z0-9.-]+:/.+$ ]] ||
+[[ -z $share || $share =~ ^[A-Za-z0-9.-]+:/.+$ ]] || is_bucket "$share" ||
   die "--share $share: gs://BUCKET or HOST:/SHARE is needed."
 
 archive=vjax.tar

@@ -54,10 +54,12 @@ standing() {
   if [ "$state" = ACTIVE ]; then
     for node in $(nodes); do
       state=$(state_in tpu-vm describe "$node" --format='value(state)')
-      if [ "$state" != READY ]; then
-        printf '%s' "${state:+NODE_$state}"
-        return
-      fi
+      case $state in
+        READY) continue ;;
+        UNKNOWN*) ;;
+        *) state=NODE_$state ;;
+      esac
+      break
     done
   fi
   printf '%s' "$state"
@@ -69,16 +71,20 @@ stays() {
   for ((look = 0; look < looks; look++)); do
     sleep "$poll"
     state=$(standing)
-    if [ -n "$state" ] && [ "$state" != READY ]; then return 1; fi
+    case $state in
+      READY | UNKNOWN*) ;;
+      *) return 1 ;;
+    esac
   done
 }
 
 # Whether there are new checkpoints, which give all restarts back.
 progressed() {
-  local now
-  now=$(ssh_to "$first" --worker=0 --command="$on_host reached" 2>/dev/null) || return
-  [ "$now" != "$reached" ] || return
-  reached=$now left=$restarts
+  local began last
+  read -r began last < <(ssh_to "$first" --worker=0 --command="$on_host reached" 2>/dev/null) || return
+  [[ $began =~ ^[0-9]+$ && $last =~ ^[0-9]+$ ]] || return
+  ((last > ${reached:=$began})) || return
+  reached=$last left=$restarts
 }
 
 # Counts what came to nothing, and ends with its status where that was once too often.
@@ -91,18 +97,17 @@ count() {
   say "$2: it starts again ($left more without a new checkpoint)."
 }
 
-left=$restarts reached='' fresh='' ran='' said='' asked=1
+left=$restarts reached='' fresh='' ran='' asked=1
 trap leftovers EXIT
 trap 'say "A run that was started goes on: run.sh $(where) --follow, or watch it again."; exit 130' INT
 trap 'exit 143' TERM
 
 while :; do
   state=$(standing) status=0
-  if [ "$state" != "$said" ]; then say "$name: ${state:-state unknown}"; fi
-  said=$state
+  heed "$state"
   case $state in
     READY) ;;
-    '') # no answer, which says nothing of the slice
+    UNKNOWN*) # which says nothing of the slice
       sleep "$poll"
       continue
       ;;
@@ -114,13 +119,17 @@ while :; do
       ;;
     *)
       if [ "$state" != NOT_FOUND ]; then "$here/delete.sh" "${location[@]}" || status=$?; fi
-      if [ "$status" -eq 0 ]; then create || status=$?; fi
+      made=''
+      if [ "$status" -eq 0 ]; then
+        made=1
+        create || status=$?
+      fi
       case $status in
         0) fresh=1 ;;
         4) sleep "$poll" ;; # taken away at once
         *)
           if [ "$status" -ne 1 ] || [ -z "$ran" ]; then
-            trap - EXIT # it has been said what stays behind
+            if [ -n "$made" ]; then trap - EXIT; fi # it has said what stays behind
             exit "$status"
           fi
           count "$status" "$name could not be made anew"
