@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -22,10 +23,11 @@ import tiny
 from safetensors.numpy import load_file
 
 from vjax import train as trainer
-from vjax import validation, weights
+from vjax import validation, video, weights
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.parallel import cluster, meeting
 from vjax.parallel.cluster import Processes
+from vjax.training import vae
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.process import Interrupt, StopSignal
 
@@ -266,7 +268,7 @@ def test_work_that_fails_while_it_is_looked_at_is_not_called_done(monkeypatch):
     monkeypatch.setattr(concurrent.futures, "Future", Late)
     said = []
     alone = Processes()
-    monkeypatch.setattr(alone, "_decide", lambda value, choose: said.append(value) or value)
+    monkeypatch.setattr(alone, "_decide", lambda value, choose: said.append(value[:3]) or said[-1])
     with pytest.raises(OSError, match="full"):
         alone.wait(fail)
     assert said == [[False, 0, ""], [True, 0, "OSError on process 0: full"]]
@@ -290,17 +292,29 @@ def test_who_runs_again_misses_the_others_again(three, monkeypatch):
     assert not three[0].together
 
 
-def test_why_one_failed_is_said_on_all(three):
+def test_why_one_failed_is_said_on_all(three, monkeypatch):
     def work(process):
         if process.index == 1:
             raise OSError(28, "No space left on device")
         threading.Event().wait()
 
+    monkeypatch.setattr(cluster, "_GRACE", 0.1)
     first, own, third = at_once(*(lambda p=p: p.wait(lambda: work(p)) for p in three))
     assert isinstance(own, OSError)
+    assert all(process.stopped for process in three)
     for problem in (first, third):
         assert isinstance(problem, ConfigError)
         assert str(problem) == "OSError on process 1: [Errno 28] No space left on device"
+
+
+def test_what_all_fail_at_leaves_none_at_work(three):
+    def work(process):
+        time.sleep(process.index / 2)
+        raise ValueError("no number")
+
+    found = at_once(*(lambda p=p: p.wait(lambda: work(p)) for p in three))
+    assert [type(each) for each in found] == [ValueError] * 3
+    assert not any(process.stopped for process in three)
 
 
 def test_what_differs_is_named_everywhere(three):
@@ -351,20 +365,18 @@ def test_a_directory_that_is_not_shared_is_refused_everywhere(three, tmp_path, m
 
 PROGRAM = """
 import itertools, os, signal, sys, time, types
-import jax, jax.numpy as jnp, numpy as np
+import jax, numpy as np
 from test_minutes import Brightness
 from vjax import train
 from vjax.data import loader
 from vjax.parallel import cluster
-from vjax.training import checkpoint, minutes, start
+from vjax.training import checkpoint, minutes, start, vae
 
 class Shown(Brightness):
     def check(self, bucket, devices):
         pass
 
-    def preview(self, bundle):
-        bias = bundle.params["vae"]["encoder"]["conv_in"]["bias"]
-        return None, {"bias": float(jax.jit(jnp.mean)(bias))}  # on process 0 alone
+    preview = vae.VAETask.preview
 
 start.TASKS["vae"] = Shown
 index, faults = int(os.environ.get("JAX_PROCESS_ID", 0)), json.loads(sys.argv[1])
@@ -522,6 +534,18 @@ def unbroken(bundle, tmp_path_factory) -> tuple[dict, dict, dict]:
     assert clips(logs) == ORDER
     directory /= "run"
     assert len(list((directory / "tensorboard").iterdir())) == 1
+    # What both made together is what this process makes alone of what they wrote.
+    shown = video.read(directory / "samples" / "0000006.mp4")
+    with pytest.MonkeyPatch.context() as patch:
+        numbered = functools.partial(np.full, (5, 32, 32, 3), dtype=np.uint8)
+        patch.setattr(vae.loader, "make_source", lambda *_, **__: lambda i, *_: [numbered(i)])
+        alone, figures = vae.VAETask(run).preview(weights.load(str(directory / "bundle")))
+    assert shown.frames.shape == alone.shape
+    off = np.abs(shown.frames - alone.astype(float))  # by what coding does to edges
+    assert np.median(off) <= 3
+    for log in logs:
+        (psnr,) = re.findall(r"held-out PSNR (\S+) dB", log)
+        assert float(psnr) == pytest.approx(figures["held_out_psnr"], abs=0.05)
     return losses(logs[0]), final(run), load_file(directory / "bundle" / "vae.safetensors")
 
 

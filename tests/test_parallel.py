@@ -330,6 +330,23 @@ def test_sampled_latents_are_those_of_one_device(config):
     close(sampled(config), sampled(None))
 
 
+def test_a_run_on_a_mesh_shows_what_one_device_shows():
+    """Two samples with guidance, which its eight devices cannot share."""
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=8), sample_prompts=("a", "red"))
+    bundle = tiny.bundle(MODEL)
+    lies = rules.placed(bundle.params, mesh_of(config.mesh))
+    placed = dataclasses.replace(bundle, params=lies)
+    found, _ = DiTTask(config).preview(placed)
+    alone = pipeline.Pipeline(bundle)
+    wanted = [alone(timeline.Timeline(text), seed=i) for i, text in enumerate(("a", "red"))]
+    assert np.abs(found - np.concatenate(wanted, axis=2).astype(float)).max() <= 1
+    cast = pipeline.Pipeline(placed, "bfloat16", config.mesh).params
+    same = jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), cast, lies)
+    assert all(jax.tree.leaves(same))
+    kernel = cast["dit"]["blocks"]["ffn"]["up"]["kernel"]
+    assert (kernel.dtype, kernel.sharding.spec) == (jnp.bfloat16, PartitionSpec(None, ("fsdp",)))
+
+
 @pytest.mark.parametrize(
     ("sides", "part"), [((4, 4), (8, 32)), ((2, 4), (16, 8)), ((3, 2), (24, 4))], ids=str
 )

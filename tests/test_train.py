@@ -593,6 +593,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(trainer, "compile_ahead", lambda *_: {})
     monkeypatch.setattr(trainer, "train_step", fake_step([1] * 100))
     monkeypatch.setattr(trainer, "_export", lambda *_: done.append("bundle"))
+    monkeypatch.setattr(preview, "make", lambda *_: (None, {}))
     monkeypatch.setattr(preview, "write", lambda *arguments: done.append(f"show {arguments[2]}"))
     return done
 
@@ -609,7 +610,7 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
         os.kill(os.getpid(), number)
         threading.Event().wait()
 
-    monkeypatch.setattr(preview, "write", long)
+    monkeypatch.setattr(preview, "make", long)
     config = vae_config(tmp_path, stages=(stage(FIVE, steps=9),), sample_every=3)
     file = write_config(tmp_path, dataclasses.replace(config, checkpoint_every=100))
     assert trainer.main([file]) == status
@@ -618,6 +619,7 @@ def test_a_signal_during_a_preview_loses_nothing_and_is_the_exit_status(
     assert captured.err.count("compiling 8 x 5x32x32") == 1
     assert "Stopped at step 3; the same command goes on from there." in captured.err
     assert saved_steps(tmp_path) == [3]
+    assert quick == ["bundle"]  # devices that are still at the preview are asked for no other
 
 
 @pytest.mark.parametrize(

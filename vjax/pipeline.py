@@ -243,7 +243,7 @@ class Pipeline(Stages):
             method = solvers.SOLVERS[config.solver]
             for given in plan.canvas.given:
                 sampler.check(method, given.strength)
-            if self.mesh is not None:
+            if self.mesh is not None and not self.in_place:
                 meshes.check_samples(self.mesh, at_once * (1 if config.guidance == 1 else 2))
         except ValueError as error:
             raise RequestError(str(error)) from error

@@ -20,6 +20,11 @@ from vjax.timeline import RequestError
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
+def _cast(params, dtype):
+    return rules.pinned(jax.tree.map(lambda x: x.astype(dtype), params))
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def _embed(config, params, ids, mask):
     return models.bind(config, params)(ids, mask).astype(jnp.float32)
@@ -94,7 +99,8 @@ class Stages:
     Args:
         mesh: how devices share the work: those along `data` and `fsdp` the samples, of which one
             video with guidance is two, those along `context` the tokens, those along `tensor` the
-            heads. None: one device does it all.
+            heads. None: one device does it all. Parameters that lie on its devices already are
+            cast there; samples that such a mesh cannot share are then made by all of it alike.
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
             bfloat16 on accelerators, float32 on CPU. The VAE, times, noise, latents between
             steps and what stages take and give are float32: a frame has more levels than
@@ -120,17 +126,22 @@ class Stages:
             raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
         self.dtype = jnp.dtype(dtype)
         kept = dict.fromkeys(("dit", "text"), self.dtype) | {"vae": jnp.dtype("float32")}
+        self.mesh_config, self.mesh, self.in_place = mesh, None, False
+        if mesh is not None:
+            self.mesh = meshes.make_mesh(mesh)
+            meshes.check(mesh, self.mesh, self.config)
+            self.in_place = rules.lies_on(bundle.params, self.mesh)
+        if self.in_place:
+            with meshes.use(self.mesh, mesh):
+                cast = [_cast({name: tree}, kept[name]) for name, tree in bundle.params.items()]
+            self.params = {name: tree for each in cast for name, tree in each.items()}
+            return
         params = {
             network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
             for network, params in bundle.params.items()
         }
-        self.mesh_config, self.mesh = mesh, None
-        if mesh is None:
-            self.params = jax.device_put(params)
-            return
-        self.mesh = meshes.make_mesh(mesh)
-        meshes.check(mesh, self.mesh, self.config)
-        self.params = rules.placed(params, self.mesh)
+        placed = self.mesh is not None
+        self.params = rules.placed(params, self.mesh) if placed else jax.device_put(params)
 
     @_on_mesh
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:

@@ -157,7 +157,7 @@ def _run(
             _report(meter.finish(update, metrics), config, plan, figures, checkpoints, goodput)
 
         done, over, stopped = start, start >= plan.steps, False
-        saved = found
+        saved, exported = found, None
         while not over:
             update = plan[done]
             try:
@@ -208,13 +208,17 @@ def _run(
                     if config.minutes is not None and first:
                         _write_repeat(config, plan, data, done, run_dir / "repeat.py")
                 elif shows:
-                    with _goes_on("bundle", done):
+                    exported = done
+                    with _goes_on("bundle", done, processes):
                         _export(begin, run_dir, state, frozen)
                 # Who asks to stop may not wait for samples.
-                with contextlib.suppress(Interrupt), _goes_on("preview", done):
+                with contextlib.suppress(Interrupt), _goes_on("preview", done, processes):
                     if shows:
-                        show = functools.partial(preview.write, task, run_dir, done, figures)
-                        processes.wait(show if first else lambda: None)
+                        params = {**frozen, **state["ema"]}
+                        make = functools.partial(preview.make, task, params, begin.tokenizer)
+                        place, made = (run_dir, done, figures), processes.wait(make)
+                        write = functools.partial(preview.write, task, *place, *made)
+                        processes.wait(write if first else lambda: None)
             if over or shows:
                 meter.pause()
             goodput.switch("steps")
@@ -230,7 +234,8 @@ def _run(
         if first:
             log.info("time %s", goodput)
         if stopped:
-            _stop(begin, run_dir, state, frozen, done, done > start, processes.stop)
+            kept = (begin, run_dir, state, frozen) if exported != done else None
+            _stop(config, done, done > start, processes.stop, kept)
 
 
 def _placed(
@@ -262,10 +267,14 @@ def _placed(
 
 
 def _stop(
-    begin: Start, run_dir: pathlib.Path, state, frozen, done: int, moved: bool, stop: StopSignal
+    config: RunConfig, done: int, moved: bool, stop: StopSignal, unsaved: tuple | None
 ) -> NoReturn:
-    """Ends a run that a signal came to, once all that can be saved is saved."""
-    config = begin.task.config
+    """Ends a run that a signal came to, once all that can be saved is saved.
+
+    Args:
+        unsaved: what makes the bundle; None where it was written before a preview, which devices
+            may be at still: then they can do nothing else together.
+    """
     if not moved:
         told = f"Stopped at step {done}, before the first update."
         raise Stopped(told, stop.status(saved=True))
@@ -275,17 +284,20 @@ def _stop(
         saved = False
     elif not config.checkpoint_every:
         kept, saved = "nothing but its bundle was saved, since checkpoint_every is 0", False
-    if not saved or stop.number == signal.SIGINT:  # a preemption leaves little time
-        _export(begin, run_dir, state, frozen)
+    # A preemption leaves little time.
+    if unsaved is not None and (not saved or stop.number == signal.SIGINT):
+        _export(*unsaved)
     raise Stopped(f"Stopped at step {done}; {kept}.", stop.status(saved))
 
 
 @contextlib.contextmanager
-def _goes_on(what: str, done: int):
+def _goes_on(what: str, done: int, processes: cluster.Processes):
     """Says what could not be written on the way, such as on a full disk; the run goes on."""
     try:
         yield
     except Exception as error:
+        if processes.together and processes.stopped:  # some wait for devices that do not answer
+            raise
         log.warning("The %s of step %d failed: %s: %s", what, done, type(error).__name__, error)
 
 

@@ -117,7 +117,8 @@ class Processes:
 
         Raises:
             Interrupt: a signal came to one of them: on all, and the work is left to itself.
-            ConfigError: the work of another process failed; says why.
+            ConfigError: the work of another process failed; says why. `stopped` then tells whether
+                some are still at theirs, seconds later.
         """
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
@@ -128,15 +129,18 @@ class Processes:
                 done.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
-        everywhere = False
+        everywhere, failed = False, None
         while not everywhere:
             concurrent.futures.wait([done], _POLL)
-            here, problem = done.done(), ""  # looked at once: what is said belongs together
+            problem, late = "", False
+            here = done.done()  # looked at once: what is said belongs together
             if here and (error := done.exception()) is not None:
                 lines = str(error).splitlines() or [""]
                 problem = f"{type(error).__name__} on process {self.index}: {lines[0]}"
+                failed = failed or time.monotonic()
+                late = time.monotonic() - failed > _GRACE
             everywhere, number, problem = self._decide(
-                [here, self.stop.number or 0, problem], _progress
+                [here, self.stop.number or 0, problem, late], _progress
             )
             if number:
                 self.stopped = True
@@ -396,9 +400,13 @@ def _flat(value, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _progress(states: list[list]) -> list:
-    """Of work that all do: whether all have done it, a signal that came, and why one failed."""
-    done, numbers, problems = zip(*states, strict=True)
-    return [all(done), max(numbers), next(filter(None, problems), "")]
+    """Of work that all do: whether all have done it, a signal that came, and why one failed.
+
+    What one fails at, all may; only then can they go on together. So that waits a little for all.
+    """
+    done, numbers, problems, late = zip(*states, strict=True)
+    over = all(done) or any(late)
+    return [all(done), max(numbers), next(filter(None, problems), "") if over else ""]
 
 
 def _disagreement(facts: list[dict[str, str]]) -> str:

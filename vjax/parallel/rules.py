@@ -163,6 +163,14 @@ def placed(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree, shardings(tree, mesh))
 
 
+def lies_on(tree: Any, mesh: Mesh) -> bool:
+    """Whether all of it lies on the devices of a mesh."""
+    devices = set(mesh.devices.flat)
+    return all(
+        isinstance(x, jax.Array) and x.sharding.device_set == devices for x in jax.tree.leaves(tree)
+    )
+
+
 def undivided(params: Any, mesh: Mesh) -> list[str]:
     """Says of every parameter that the table would divide further what keeps it from that."""
     said = []

@@ -182,7 +182,7 @@ class DiTTask(Task):
         prompts = self.config.sample_prompts
         if not prompts:
             return None, {}
-        pipe = pipeline.Pipeline(bundle)
+        pipe = pipeline.Pipeline(bundle, mesh=self.config.mesh)
         shown = [pipe(timeline.Timeline(prompt), seed=i) for i, prompt in enumerate(prompts)]
         return np.concatenate(shown, axis=2), {}
 

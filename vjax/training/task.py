@@ -99,7 +99,10 @@ class Task:
         return self.config.model
 
     def preview(self, bundle: Bundle) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, dict]:
-        """A video of what the bundle does, where there is something to show, and figures."""
+        """A video of what the bundle does, where there is something to show, and figures.
+
+        Its parameters lie on the mesh of the run, and all processes call it.
+        """
         raise NotImplementedError
 
     def _side(self) -> int:

@@ -16,6 +16,7 @@ from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig, 
 from vjax.data import loader
 from vjax.models.flops import decode_flops, encode_flops
 from vjax.models.vae import to_float, to_uint8
+from vjax.parallel import mesh as meshes
 from vjax.tokenizer import Tokenizer
 from vjax.training.task import Metrics, Task
 from vjax.weights import Bundle
@@ -117,7 +118,10 @@ class VAETask(Task):
         clips = held_out_clips(self.config)
         # The bundle's statistics are new each time, and would compile the same program again.
         vae, params = _plain(bundle.config.vae), bundle.params["vae"]
-        decoded = [np.asarray(_reconstruct(vae, params, clip[None]))[0] for clip in clips]
+        mesh, decoded = meshes.make_mesh(self.config.mesh), []
+        with meshes.use(mesh, self.config.mesh):
+            for clip in meshes.replicated(mesh, list(clips[:, None])):
+                decoded.append(np.asarray(meshes.readable(_reconstruct(vae, params, clip)))[0])
         errors = [np.mean((d - to_float(c)) ** 2) for d, c in zip(decoded, clips, strict=True)]
         psnr = float(np.mean(10 * np.log10(4 / np.array(errors))))
         log.info("held-out PSNR %.2f dB", psnr)
