@@ -54,7 +54,11 @@ def test_time_is_counted_by_what_it_went_into_over_all_starts(clock, tmp_path):
 
 def test_a_file_that_is_broken_or_cannot_be_written_ends_no_run(clock, tmp_path, caplog):
     path = tmp_path / "goodput.json"
-    for text in ("", "[1]", '{"step": "x", "seconds": {}}', json.dumps({"seconds": 3})):
+    broken = ["", "[1]", '{"step": "x", "seconds": {}}', json.dumps({"seconds": 3}), "[" * 10**5]
+    broken += [f'{{"step": {step}, "seconds": {{}}}}' for step in ("Infinity", "1e400", "-1")]
+    for number in ("NaN", "-1e9", "1e308", "9" * 400):
+        broken.append(f'{{"step": 1, "seconds": {{"steps": {number}}}}}')
+    for text in broken:
         path.write_text(text)
         assert set(Goodput(path, 0.0).seconds.values()) == {0.0}
     Goodput(tmp_path / "gone" / "goodput.json", 0.0).note(1, now=True)

@@ -45,8 +45,10 @@ def test_what_cannot_be_planned_is_one_line(capsys):
     assert plan.main([CONFIG, "--slice", "v9:2x2"]) == 2
     assert plan.main(["nowhere", "--slice", "v5e:1x1"]) == 2
     assert plan.main([CONFIG, "--slice", "v5e:1x1", "--stepz=1"]) == 2
+    for count in (0, 10**9):
+        assert plan.main([CONFIG, "--slice", "v5e:1x1", "--slices", str(count)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 3
+    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 5
 
 
 def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch, capsys):

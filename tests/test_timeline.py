@@ -229,6 +229,7 @@ def test_a_resized_binary_mask_stays_binary():
         (Timeline("a", seconds=math.inf), "no length"),
         (Timeline("a", seconds=math.nan), "no length"),
         (vjax.extend(clip(9), "a", seconds=1e9), "at most 600 seconds"),
+        (vjax.extend(clip(9), "a", seconds=1e308), "at most 600 seconds"),
         (vjax.extend(clip(9), "a", seconds=0.03), "less than one frame at 16.*0.062"),
         (vjax.extend(clip(9), "a", frames=5), "no room"),
         (vjax.extend(clip(9), "a", fps_in=0), "rate of 0"),

@@ -210,6 +210,7 @@ def test_pieces_are_shown_in_the_order_of_the_film_with_their_sound(tmp_path):
         ([1.0], "Nothing is kept"),
         ([(0, 9)], "8 frames end at 8"),
         ([(1, 0, 2)], "no video 1"),
+        ([()], r"film must be a number or"),
         ([(0, 1, 2, 3)], r"film must be a number or \[a whole number, a whole number\] or"),
     ],
 )

@@ -261,12 +261,12 @@ def _frames(seconds: float, fps: float) -> int:
     """How many frames a gap of so many seconds has."""
     if not 0 < seconds < math.inf:
         raise RequestError(f"{seconds:g} seconds cannot be added: it must be positive.")
+    _check_length(seconds * fps, fps)
     if round(seconds * fps) < 1:
         raise RequestError(
             f"{seconds:g} seconds are less than one frame at {fps:g} frames a second: add "
             f"{1 / fps:.2g} at least."
         )
-    _check_length(seconds * fps, fps)
     return round(seconds * fps)
 
 

@@ -33,6 +33,8 @@ from vjax.parallel.slices import GIGABYTE, Chip
 from vjax.timeline import RequestError
 from vjax.verbs.request import parse_size
 
+MOST_SLICES = 256
+
 
 def report(parts: list[Part], chip: Chip, title: str) -> dict[str, Any]:
     """The plan in plain numbers: bytes and FLOPs of one device, seconds."""
@@ -216,7 +218,12 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             model = weights.read_config(options.config)
             run = validation.override(RunConfig(model.name, "dit", model, stages=()), fields)
+        if not 1 <= options.slices <= MOST_SLICES:
+            raise ConfigError(f"--slices={options.slices} must be from 1 to {MOST_SLICES}.")
         samples = bool(options.sample or options.frames or options.size or not run.stages)
+        if samples and run.vae is not None:
+            vae = weights.read_config(run.vae).vae
+            run = dataclasses.replace(run, model=dataclasses.replace(run.model, vae=vae))
         asked = options.frames, options.size
         compile_for = functools.partial(
             compiled,

@@ -135,13 +135,18 @@ class Stages:
             with meshes.use(self.mesh, mesh):
                 cast = [_cast({name: tree}, kept[name]) for name, tree in bundle.params.items()]
             self.params = {name: tree for each in cast for name, tree in each.items()}
+            self._encoder = self.params.pop("text")
             return
         params = {
             network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
             for network, params in bundle.params.items()
         }
-        placed = self.mesh is not None
-        self.params = rules.placed(params, self.mesh) if placed else jax.device_put(params)
+        # The text encoder, which can be the largest, is on the devices while it is used alone.
+        self._encoder = params.pop("text")
+        self.params = self._placed(params)
+
+    def _placed(self, params: models.Params) -> models.Params:
+        return jax.device_put(params) if self.mesh is None else rules.placed(params, self.mesh)
 
     @_on_mesh
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
@@ -149,7 +154,8 @@ class Stages:
         if isinstance(prompts, str):
             raise RequestError("Texts are a list, even where there is one of them: [prompt].")
         ids, mask = self.tokenizer(prompts)
-        return _embed(self.config.text, self.params["text"], ids, mask)
+        encoder = self._encoder if self.in_place else self._placed({"text": self._encoder})["text"]
+        return jax.block_until_ready(_embed(self.config.text, encoder, ids, mask))
 
     @_on_mesh
     def encode(

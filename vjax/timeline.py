@@ -168,7 +168,8 @@ class Timeline:
         size = "{}x{}".format(*self.size) if self.size else ""
         rate = f"{self.fps:g} frames a second" if self.fps is not None else ""
         asked = ", ".join(filter(None, [length, size, rate]))
-        return "\n".join([*lines, *([f"in all  {asked}"] if asked else [])])
+        lines += [f"in all  {asked}"] if asked else []
+        return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
 
 
 def _described(piece: Piece) -> str:

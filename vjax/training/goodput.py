@@ -23,6 +23,7 @@ KINDS = {
     "lost": "steps made again",
 }
 SECONDS = 10.0  # at least, from one writing of the file to the next
+LONGEST = 1e10  # seconds that a run can have taken
 
 
 class Goodput:
@@ -79,6 +80,8 @@ class Goodput:
             work.write_text(json.dumps({"step": step, "seconds": self.seconds}))
             os.replace(work, self.path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                work.unlink(missing_ok=True)
             log.warning("%s cannot be written: %s", self.path, error)
 
     def __str__(self) -> str:
@@ -90,11 +93,16 @@ class Goodput:
 
 def _read(path: pathlib.Path | None) -> tuple[dict[str, float], int]:
     seconds = dict.fromkeys(KINDS, 0.0)
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    # Whatever is wrong with it, a run does not end for its accounts.
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError
+    ):
         if path is not None:
             found = json.loads(path.read_text())
             kept = {kind: float(found["seconds"].get(kind, 0.0)) for kind in KINDS}
-            return kept, int(found["step"])
+            step = int(found["step"])
+            if step >= 0 and all(0 <= value < LONGEST for value in kept.values()):
+                return kept, step
     return seconds, 0
 
 

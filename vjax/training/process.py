@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import signal
 import types
 from collections.abc import Iterator, Mapping
@@ -77,7 +78,7 @@ class StopSignal:
         """
         if self.number == signal.SIGTERM and saved:
             text = os.environ.get(PREEMPTED, "")
-            return int(text) if text.isdecimal() and int(text) < 256 else 0
+            return int(text) if re.fullmatch("[0-9]{1,3}", text) and int(text) < 256 else 0
         return 128 + (self.number or 0)
 
     def come(self, *numbers: int) -> None:

@@ -224,14 +224,17 @@ def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:
     if kind == Media:
         return name(value)
     if isinstance(value, tuple | list):
-        inner = next(found for each in _inner(hint) if (found := _elements(each, len(value))))
+        found = (_elements(each, len(value)) for each in _inner(hint))
+        inner = next(each for each in found if each is not None)
         return [_mapped(each, v, name) for each, v in zip(inner, value, strict=True)]
     return value
 
 
 def _elements(kind: Any, count: int) -> tuple[Any, ...] | None:
     """The annotations of the elements of a tuple of that length; None where it is no such."""
-    inner = typing.get_args(kind) if typing.get_origin(kind) is tuple else ()
+    if typing.get_origin(kind) is not tuple:
+        return None
+    inner = typing.get_args(kind)
     inner = inner[:1] * count if inner[-1:] == (...,) else inner
     return inner if len(inner) == count else None
 
