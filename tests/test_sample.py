@@ -552,7 +552,7 @@ def test_devices_share_one_video(bundle, here, capsys):
     nearly(shared, alone)
 
 
-def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, capsys):
+def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
     (alone,) = succeed(capsys, *PROMPT, "--frames", "9", "--model", bundle, "--out", "alone.mkv")
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
@@ -565,7 +565,7 @@ def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, caps
     }
     command = [sys.executable, "-m", "vjax.sample", *PROMPT, "--frames", "9", "--model", bundle]
 
-    def both(*last):
+    def both(*last, then=None):
         running = [
             subprocess.Popen(
                 [*command, "--out", "shared.mkv", *last[i]],
@@ -577,6 +577,8 @@ def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, caps
             for i in range(2)
         ]
         try:
+            if then is not None:
+                then(*running)
             said = [process.communicate(timeout=300) for process in running]
         finally:
             for process in running:
@@ -594,6 +596,27 @@ def test_two_processes_make_one_video_and_the_first_writes_it(bundle, here, caps
     assert statuses == [2, 2], said
     for _, err in said:
         assert "seed is 0 on process 0 and 7 on process 1" in err
+    # What only the first can know is said by all.
+    statuses, said = both([], [])
+    assert statuses == [2, 2], said
+    for _, err in said:
+        (line,) = [x for x in err.splitlines() if x.startswith("vjax.sample: ")]
+        assert "shared.mkv exists" in line
+        assert "***" not in err
+        assert "Traceback" not in err
+
+    # A signal to one stops all.
+    def stop(first, second):
+        assert "shared-0.mkv\n" in first.stdout  # waits for it
+        second.terminate()
+
+    many = ["--variations", "99"]
+    statuses, said = both(many, many, then=stop)
+    assert statuses == [143, 143], said
+    for _, err in said:
+        assert "vjax.sample: interrupted; " in err
+        assert "Traceback" not in err
+    assert all(re.fullmatch(r"(alone|shared(-\d+)?)\.mkv", path.name) for path in here.iterdir())
 
 
 @pytest.mark.parametrize(

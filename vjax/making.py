@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 
@@ -18,6 +20,9 @@ from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
 from vjax.timeline import RequestError, Timeline
+from vjax.training.process import Interrupt
+
+T = TypeVar("T")
 
 MOST_FILES = 10_000
 
@@ -52,7 +57,7 @@ def prepare(order: Order) -> Work:
     Raises:
         RequestError, MediaError, BundleError: something of it cannot be made.
         ConfigError: there is no device to make it on, the devices cannot share it, or processes
-            that should make it together differ.
+            that should make it together differ; or another of them says that it cannot be made.
     """
     count = len(order.requests) * order.variations
     if count > MOST_FILES:
@@ -62,12 +67,22 @@ def prepare(order: Order) -> Work:
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
-    files = verbs.files(order.requests[0])
+    named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     given = order.requests[0].timeline()
-    named = {file: recipe.named(file) for file in files}
     processes = cluster.start(_facts(order, model, named))
-    if jax.process_count() > 1:
-        ending.heed_signals()  # JAX has taken SIGTERM for itself
+    if processes.together:
+        processes.stop.__enter__()  # from here on a signal to one ends all, until `make` has ended
+    return _on_all(processes, lambda: _work(order, processes, given, name, model, named))
+
+
+def _work(
+    order: Order,
+    processes: cluster.Processes,
+    given: Timeline,
+    name: str,
+    model: Model,
+    named: Mapping[Any, Any],
+) -> Work:
     bundle = weights.load(name)
     mesh = order.mesh or _mesh(bundle, given, order)
     pipe = pipeline.Pipeline(bundle, order.dtype, mesh)
@@ -116,7 +131,7 @@ def prepare(order: Order) -> Work:
             else:
                 path = _numbered(order, len(jobs))
             taken.add(path)
-            writer, said = _writer(order, path, plan, sound, made, [*files, *order.reads])
+            writer, said = _writer(order, path, plan, sound, made, [*named, *order.reads])
             notes.update(dict.fromkeys(said))
             jobs.append(Job(plan, seed, writer))
     if processes.index:
@@ -131,14 +146,31 @@ def make(work: Work) -> Iterator[media.Writer | None]:
 
     Raises:
         SamplingError, MediaError: one cannot be made after all; those before it stay.
+        KeyboardInterrupt: a signal came to one of several processes: on all.
+        ConfigError, ConnectionError: another process failed.
     """
     for job in work.jobs:
         with job.writer or contextlib.nullcontext() as writer:
-            for frames in work.pipe.stream(job.plan, seed=job.seed, **work.sampling):
+            chunks = work.pipe.stream(job.plan, seed=job.seed, **work.sampling)
+            following = functools.partial(next, chunks, None)
+            while (frames := _on_all(work.processes, following)) is not None:
                 if writer is not None:
                     writer.add(frames)
         yield writer
-    work.processes.leave()
+    if work.processes.together:
+        work.processes.leave()
+        work.processes.stop.__exit__()
+
+
+def _on_all(processes: cluster.Processes, work: Callable[[], T]) -> T:
+    """What `work` returns, once that of all processes is done; what ends one of them ends all."""
+    if not processes.together:
+        return work()
+    try:
+        return processes.wait(work)
+    except Interrupt:
+        by_system = processes.stop.number == signal.SIGTERM
+        raise ending.Terminated if by_system else KeyboardInterrupt from None
 
 
 def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, Any]:
@@ -176,7 +208,7 @@ def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig |
         size * sum(leaf.size for leaf in jax.tree.leaves(bundle.params[network]))
         for network, size in (("dit", 2), ("vae", 4))
     )
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
     return meshes.for_one_video(config, len(devices), guided, resident, memory)
 
 

@@ -11,6 +11,7 @@ import io
 import pathlib
 import sys
 import time
+import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -359,7 +360,11 @@ def _for_the_user(error: Exception) -> str | None:
 
 if __name__ == "__main__":
     ending.heed_signals()
-    status = main()
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
     if "vjax.parallel.cluster" in sys.modules:  # there may be other processes
         from vjax.parallel import cluster
 

@@ -162,8 +162,12 @@ class Processes:
         """Ends this process at once, whatever its threads are at; the others first."""
         sys.stdout.flush()
         sys.stderr.flush()
-        deadline = time.monotonic() + _GRACE
-        if not self.together and self.index == 0:  # JAX kills who outlives process 0
+        if self.index == 0:  # JAX kills who outlives process 0
+            deadline = time.monotonic() + _GRACE
+            if self.together:
+                deadline += _GRACE  # they take as much until they give up what they are at
+                self.together = False
+                self._tell([_LOST, "Process 0 is gone; its own log says why."])
             while self._there and time.monotonic() < deadline:
                 time.sleep(0.05)
         os._exit(status)
