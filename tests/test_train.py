@@ -298,7 +298,7 @@ def test_previews_of_other_statistics_share_a_program(monkeypatch, tmp_path):
         assert shown.shape == (5, 64, 64, 3)
         np.testing.assert_array_equal(shown[:, :32], np.concatenate(list(clips), axis=2))
     assert figures[0] == figures[1]
-    assert vae._reconstruct._cache_size() == compiled + 1
+    assert vae._reconstruct._cache_size() <= compiled + 1
 
 
 # --- Steps ---------------------------------------------------------------------------------------
