@@ -232,8 +232,8 @@ def test_any_text_is_a_prompt(prompt, bundle, here, capsys):
 
 def test_prompts_of_a_file_are_made_by_one_model(bundle, here, capsys, monkeypatch):
     loads = []
-    load = pipeline.load
-    monkeypatch.setattr(pipeline, "load", lambda *given: loads.append(given) or load(*given))
+    load = weights.load
+    monkeypatch.setattr(weights, "load", lambda *given: loads.append(given) or load(*given))
     (here / "prompts.txt").write_bytes("a red circle\r\n\n  a blue circle \n".encode("utf-8-sig"))
     arguments = ["--model", bundle, "--prompts", "prompts.txt", "--variations", 2, "--frames", 1]
     code, out, err = run(capsys, *arguments)

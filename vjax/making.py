@@ -67,8 +67,8 @@ def prepare(order: Order) -> Work:
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
-    named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     given = order.requests[0].timeline()
+    named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:
         processes.stop.__enter__()  # from here on a signal to one ends all, until `make` has ended
