@@ -70,7 +70,10 @@ def test_gpus_use_the_fused_kernel_where_it_fits(width, dtype, architecture, fus
     monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda least: architecture >= 9)
     monkeypatch.setattr(module, "platform", lambda: "gpu")
     monkeypatch.setattr(module, "_architecture", lambda: architecture)
-    loss = lambda *qkv: jnp.sum(attention(*qkv).astype(jnp.float32))  # noqa: E731
+
+    def loss(*qkv):
+        return jnp.sum(attention(*qkv).astype(jnp.float32))
+
     qkv = [jax.ShapeDtypeStruct((1, length, 2, width), dtype) for length in (2048, 512, 512)]
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*qkv)
     text = lowered.lower(lowering_platforms=("cuda",)).as_text()

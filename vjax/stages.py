@@ -138,7 +138,7 @@ class Stages:
             self._encoder = self.params.pop("text")
             return
         params = {
-            network: jax.tree.map(lambda x: np.asarray(x, kept[network]), params)  # noqa: B023
+            network: jax.tree.map(functools.partial(np.asarray, dtype=kept[network]), params)
             for network, params in bundle.params.items()
         }
         # The text encoder, which can be the largest, is on the devices while it is used alone.

@@ -14,8 +14,8 @@ from vjax.models import flops
 from vjax.parallel import hlo, rules
 from vjax.parallel.slices import Chip, heard
 
-# How hard the compiler tries. The search for fast tiles takes most of its time; of a convolution
-# that was compiled both ways memory was the same to 0.01%.
+# How hard the compiler tries. The search for fast tiles takes most of its time. Without it a 480p
+# video of 1.3B was said to need 0.1 GB more in its steps, and 4.7 GB more where it is decoded.
 QUICKLY, AS_A_RUN = "O0", "UNKNOWN"
 
 

@@ -36,7 +36,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"devices: leave mesh.data out, which makes it {len(devices) // shared}"
         )
         raise ConfigError(
-            f"{problem}; the product of the other sizes can be {_either(_divisors(len(devices)))}."
+            f"{problem}; the product of the other sizes can be {_either(divisors(len(devices)))}."
         )
     sizes = (data, config.fsdp, config.context, config.tensor)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -61,7 +61,7 @@ def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:
     for name in ("dit", "text"):
         network = getattr(model, name)
         if network is not None and network.heads % tensor:
-            fitting = [n for n in _divisors(network.heads) if mesh.size % n == 0]
+            fitting = [n for n in divisors(network.heads) if mesh.size % n == 0]
             raise ConfigError(
                 f"mesh.tensor={tensor} devices cannot share the {network.heads} heads of "
                 f"model.{name}: mesh.tensor can be {_either(fitting)}."
@@ -69,7 +69,7 @@ def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:
     if config.attention == "ulysses" and model.dit is not None:
         heads = model.dit.heads // tensor
         if heads % shared:
-            fitting = [n for n in _divisors(heads) if mesh.size % (n * tensor) == 0]
+            fitting = [n for n in divisors(heads) if mesh.size % (n * tensor) == 0]
             raise ConfigError(
                 f"mesh.attention=ulysses exchanges {heads} heads (model.dit.heads / mesh.tensor) "
                 f"among mesh.context={shared} devices, which do not divide them: mesh.context can "
@@ -80,7 +80,7 @@ def check(config: MeshConfig, mesh: Mesh, model: ModelConfig) -> None:
 def check_samples(mesh: Mesh, count: int) -> None:
     """Raises ConfigError where the devices cannot share what a network samples at once."""
     if count % shares(mesh):
-        fitting = [n for n in _divisors(count) if mesh.size % n == 0]
+        fitting = [n for n in divisors(count) if mesh.size % n == 0]
         raise ConfigError(
             f"{shares(mesh)} devices (mesh.data x mesh.fsdp) cannot share {count} samples, where "
             f"guidance makes two of each: they can be {_either(fitting)}, and the others share "
@@ -253,7 +253,8 @@ def _cut(axis: int, size: int, everywhere: NamedSharding):
     )
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """All of them, from 1 to the number itself."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 

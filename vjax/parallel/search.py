@@ -132,14 +132,10 @@ def _numbers(model: ModelConfig, name: str) -> int:
 
 
 def _divisions(count: int) -> Iterator[tuple[int, int, int, int]]:
-    for data in _divisors(count):
-        for fsdp in _divisors(count // data):
-            for context in _divisors(count // data // fsdp):
+    for data in meshes.divisors(count):
+        for fsdp in meshes.divisors(count // data):
+            for context in meshes.divisors(count // data // fsdp):
                 yield data, fsdp, context, count // data // fsdp // context
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def smallest(

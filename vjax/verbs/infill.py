@@ -7,7 +7,7 @@ import numpy as np
 
 from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, Prompt, Request, parse_range
+from vjax.verbs.request import Media, Option, Prompt, Request, parse_range, within
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,13 +32,7 @@ class Infill(Request):
         count = len(given.pixels)
         kept = np.zeros(count, np.float32)
         for start, end in self.keep:
-            first, last = (n + count if n < 0 else n for n in (start, end))
-            if not 0 <= first < last <= count:
-                raise RequestError(
-                    f"The range {start}:{end} does not fit the clip: its {count} frames end at "
-                    f"{count}, and the first is 0."
-                )
-            kept[first:last] = 1
+            kept[within(start, end, count, "the clip")] = 1
         if kept.all():
             raise RequestError(
                 "Every frame is kept, so nothing is left to make: keep fewer frames."

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, Prompt, Request, parse_range
+from vjax.verbs.request import Media, Option, Prompt, Request, parse_range, within
 
 Cut = float | tuple[int, int] | tuple[int, int, int]
 
@@ -64,18 +64,12 @@ def _piece(videos: Sequence[Piece], cut: tuple[int, ...]) -> Piece:
             f"There is no video {number}: they are numbered from 0 to {len(videos) - 1}."
         )
     video = videos[number]
-    count = len(video.pixels)
-    first, last = (n + count if n < 0 else n for n in (start, end))
-    if not 0 <= first < last <= count:
-        raise RequestError(
-            f"The range {start}:{end} does not fit video {number}: its {count} frames end at "
-            f"{count}, and the first is 0."
-        )
+    shown = within(start, end, len(video.pixels), f"video {number}")
     return dataclasses.replace(
         video,
-        pixels=video.pixels[first:last],
-        strength=video.strength[first:last],
-        heard=first / video.fps if video.fps else 0.0,
+        pixels=video.pixels[shown],
+        strength=video.strength[shown],
+        heard=shown.start / video.fps if video.fps else 0.0,
     )
 
 

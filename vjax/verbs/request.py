@@ -61,6 +61,23 @@ def parse_range(text: str) -> tuple[int, int]:
     return start, end
 
 
+def within(start: int, end: int, count: int, what: str) -> slice:
+    """The frames from `start` to `end` - 1 of something that has so many.
+
+    Negative numbers count from its end.
+
+    Raises:
+        RequestError: they do not fit; names what they are of.
+    """
+    first, last = (n + count if n < 0 else n for n in (start, end))
+    if not 0 <= first < last <= count:
+        raise RequestError(
+            f"The range {start}:{end} does not fit {what}: its {count} frames end at {count}, and "
+            "the first is 0."
+        )
+    return slice(first, last)
+
+
 # Fields that several verbs have.
 Prompt = Annotated[str, Option("what the video should show", "TEXT")]
 Negative = Annotated[str, Option("what it should not show", "TEXT")]
