@@ -426,6 +426,7 @@ def test_a_bundle_that_asks_for_no_steps_is_refused():
 
 def test_half_precision_computes_in_it_and_keeps_times_exact(monkeypatch):
     half, seen = Pipeline(tiny.bundle(), dtype="bfloat16"), []
+    assert set(half.params) == {"dit", "vae"}  # the text encoder is there while it is used alone
     assert half.params["dit"]["head"]["kernel"].dtype == jnp.bfloat16
     assert half.params["vae"]["decoder"]["conv_in"]["kernel"].dtype == jnp.float32
     network = VideoDiT.__call__

@@ -49,6 +49,7 @@ def test_what_cannot_be_planned_is_one_line(capsys):
         assert plan.main([CONFIG, "--slice", "v5e:1x1", "--slices", str(count)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 5
+    assert all("--slices" in line for line in lines[3:])
 
 
 def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch, capsys):
