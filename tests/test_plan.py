@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
@@ -132,6 +134,16 @@ def test_advice_names_a_layout_that_fits():
     assert plan.advice([ahead.Part(job)], run, need, chip, 8) == []
 
 
+def test_what_layers_leave_for_their_gradient_is_their_inputs():
+    def loss(kernels, x):
+        layer = jax.checkpoint(lambda x, kernel: (jnp.tanh(jnp.tanh(x @ kernel) @ kernel), None))
+        return jax.lax.scan(layer, x, kernels)[0].sum()
+
+    shapes = jnp.zeros((50, 32, 32)), jnp.zeros((16, 32))
+    assert ahead.kept(jax.make_jaxpr(jax.grad(loss))(*shapes)) == 50 * 16 * 32 * 4
+    assert ahead.kept(jax.make_jaxpr(loss)(*shapes)) == 0
+
+
 def test_what_the_compiler_says_is_heard(capfd):
     lines = []
     with slices.heard(lines):
@@ -151,6 +163,7 @@ def test_a_gradient_on_many_devices_computes_and_gathers_what_it_has_to():
         part = ahead.compile(job, mesh, mesh.size, print)
     assert part.problem is None
     assert part.warnings == ()
+    assert part.bytes["activations"] > 0
     assert 0.8 < part.excess <= 1.1
     assert 0.8 < part.gathers <= 1.2
 

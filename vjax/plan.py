@@ -46,7 +46,7 @@ def report(parts: list[Part], chip: Chip, title: str) -> dict[str, Any]:
                 "name": part.job.name,
                 "fits": part.fits(chip),
                 "problem": part.problem,
-                "bytes": {**part.job.resident, "temporaries": part.temporaries},
+                "bytes": part.bytes,
                 "seconds": seconds,
                 "binds": max(seconds, key=lambda name: seconds[name]) if seconds else None,
                 "times": part.job.times,

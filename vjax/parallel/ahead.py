@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from vjax.models import flops
 from vjax.parallel import hlo, rules
@@ -49,13 +50,15 @@ class Part:
     """A job once it is compiled.
 
     Args:
-        temporaries: bytes that the program needs beside what is resident.
+        activations: bytes of what layers leave for the backward pass, such as their inputs.
+        temporaries: bytes that the program needs beside those and what is resident.
         kernel_flops: what its kernels compute, which no compiler sees into.
         problem: why it does not compile, such as too little memory; then there are no figures.
         warnings: what the compiler says of how it divides the program.
     """
 
     job: Job
+    activations: float = 0.0
     temporaries: float = 0.0
     program: hlo.Program | None = None
     kernel_flops: float = 0.0
@@ -65,7 +68,13 @@ class Part:
 
     @property
     def memory(self) -> float:
-        return sum(self.job.resident.values()) + self.temporaries
+        return sum(self.bytes.values())
+
+    @property
+    def bytes(self) -> dict[str, float]:
+        """Of memory, by what they are."""
+        kept = {"activations": self.activations} if self.activations else {}
+        return {**self.job.resident, **kept, "temporaries": self.temporaries}
 
     @property
     def flops(self) -> float:
@@ -130,11 +139,14 @@ def compile(
         part = dataclasses.replace(part, problem=_shortage(str(error)))
     else:
         found = compiled.memory_analysis()
+        needed = found.temp_size_in_bytes + found.generated_code_size_in_bytes
+        needed += max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
+        # Tokens are on all devices but those that share heads alone.
+        activations = min(kept(traced.jaxpr) * mesh.shape["tensor"] / mesh.size, needed)
         part = dataclasses.replace(
             part,
-            temporaries=found.temp_size_in_bytes
-            + found.generated_code_size_in_bytes
-            + max(found.output_size_in_bytes - found.alias_size_in_bytes, 0),
+            activations=activations,
+            temporaries=needed - activations,
             program=hlo.read(
                 compiled, dict(mesh.shape), slice_size if slice_size < mesh.size else None
             ),
@@ -162,6 +174,28 @@ def held(tree) -> float:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
+
+
+def kept(traced: core.ClosedJaxpr) -> int:
+    """Bytes that scans over layers stack on the way forward and read on the way back.
+
+    With rematerialisation these are the inputs of the layers; without, all that a layer's gradient
+    asks for, of which the compiler may share some.
+    """
+    stacked: set[Any] = set()
+    total = 0
+    for each in traced.jaxpr.eqns:
+        if each.primitive.name != "scan":
+            continue
+        layer = each.params["jaxpr"]
+        if not each.params["reverse"]:
+            outputs = zip(each.outvars, layer.out_avals, strict=True)
+            stacked.update(x for x, one in outputs if x.aval.ndim > one.ndim)
+            continue
+        for x, one in zip(each.invars, layer.in_avals, strict=True):
+            if isinstance(x, core.Var) and x in stacked and x.aval.ndim > one.ndim:
+                total += x.aval.size * x.aval.dtype.itemsize
+    return total
 
 
 def sent(params, network: str, itemsize: int, passes: int, *, without: str = "^$") -> float:
