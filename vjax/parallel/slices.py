@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from vjax.config import ConfigError
+from vjax.models.flops import PEAKS
 
 GIGABYTE = 2**30
 
@@ -45,11 +46,11 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
 
 # Memory is what the compiler lets a program have of it.
 CHIPS = {
-    "v4": Chip(275e12, 30.75 * GIGABYTE, 1.23e12, 90e9, 6e9, 1, _CUBES),
-    "v5e": Chip(197e12, 15.75 * GIGABYTE, 0.82e12, 90e9, 6e9, 1, _FLAT),
-    "v5p": Chip(459e12, 95.74 * GIGABYTE, 2.77e12, 180e9, 6e9, 1, _CUBES),
-    "v6e": Chip(918e12, 31.25 * GIGABYTE, 1.64e12, 180e9, 12e9, 1, _FLAT),
-    "tpu7x": Chip(1153e12, 94.75 * GIGABYTE, 3.69e12, 100e9, 12e9, 2, _CUBES),
+    "v4": Chip(PEAKS["TPU v4"], 30.75 * GIGABYTE, 1.23e12, 90e9, 6e9, 1, _CUBES),
+    "v5e": Chip(PEAKS["TPU v5e"], 15.75 * GIGABYTE, 0.82e12, 90e9, 6e9, 1, _FLAT),
+    "v5p": Chip(PEAKS["TPU v5p"], 95.74 * GIGABYTE, 2.77e12, 180e9, 6e9, 1, _CUBES),
+    "v6e": Chip(PEAKS["TPU v6e"], 31.25 * GIGABYTE, 1.64e12, 180e9, 12e9, 1, _FLAT),
+    "tpu7x": Chip(PEAKS["TPU7x"], 94.75 * GIGABYTE, 3.69e12, 100e9, 12e9, 2, _CUBES),
 }
 
 
