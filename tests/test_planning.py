@@ -58,7 +58,7 @@ def test_every_unknown_frame_is_made_once_and_windows_carry_latents(name):
         if segment.prefix:
             assert found.canvas.known[given].all()
             assert segment.first - given.stop < 4
-        for start, count in segment.anchors:
+        for start, count in clips(segment):
             assert count % 4 == 1
             assert found.canvas.known[start : start + count].all()
             assert start + count <= segment.stop + 5
@@ -78,6 +78,10 @@ def test_every_unknown_frame_is_made_once_and_windows_carry_latents(name):
     assert (made == 1)[~found.canvas.known].all()
 
 
+def clips(segment: planning.Segment) -> list[tuple[float, int]]:
+    return [(clip.at, clip.count) for clip in segment.clips]
+
+
 def runs(mask) -> list[list]:
     return [list(group) for value, group in itertools.groupby(mask) if value] or [[]]
 
@@ -93,13 +97,13 @@ def test_short_requests_are_one_window_that_ends_where_the_video_does():
     # All that is given serves, as far as there is room.
     (segment,) = plan(vjax.extend(tiny.clip(14), "a", seconds=seconds(16))).segments
     assert (segment.start, segment.prefix, segment.latents) == (1, 4, 8)
-    assert segment.anchors == ()
+    assert segment.clips == ()
 
 
 def test_a_gap_sees_known_frames_on_both_sides():
     (segment,) = plan(vjax.infill(tiny.clip(33), "a", keep=[(0, 5), (28, 33)])).segments
     assert (segment.start, segment.prefix, segment.latents) == (0, 2, 9)
-    assert segment.anchors == ((28, 5),)
+    assert clips(segment) == [(28, 5)]
 
 
 def test_long_requests_are_made_window_by_window():
@@ -111,8 +115,9 @@ def test_long_requests_are_made_window_by_window():
     assert before.windows[0].stop == before.latents
     assert before.windows[-1].start == 0
     # The first to be made sees what is given, the others what was made.
-    assert before.anchors_of(before.windows[0], 4, CONTEXT) == before.anchors == ((60, 5),)
-    assert before.anchors_of(before.windows[-1], 4, CONTEXT) == ()
+    assert clips(before) == [(60, 5)]
+    assert [anchor.at for anchor in before.windows[0].anchors] == [60, 64]
+    assert before.windows[-1].anchors == ()
 
 
 def test_gaps_that_are_far_apart_are_made_apart():

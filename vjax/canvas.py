@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from vjax.config import ModelConfig
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
 HEAD = 32  # frames of the start of a loop that are seen after its end, at most
+MOST_REFERENCES = 8  # latents that every window of a video has beside its own; a picture is one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +35,15 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Guide:
+    """An anchor of a timeline, in the size of a canvas."""
+
+    at: float | None  # the frame, or part of one, that the first of them lies at; None: a reference
+    frames: UInt8[np.ndarray, "G H W 3"]
+    apart: float  # frames of the canvas from one of them to the next
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Canvas:
     """What will be made and what is given of it. It holds no other frames.
 
@@ -48,6 +58,7 @@ class Canvas:
     notes: tuple[str, ...] = ()  # what was done to the given frames, for the user
     hidden: int = 0  # so many frames at the end are not shown
     loop: bool = False
+    guides: tuple[Guide, ...] = ()
 
     @property
     def shown(self) -> int:
@@ -162,6 +173,10 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         Given(piece, at, *each)
         for piece, at, each in zip(timeline.pieces, places, fitted, strict=True)
     ]
+    guides = tuple(
+        _guide(anchor, model, (width, height), fps, frames, notes) for anchor in timeline.anchors
+    )
+    _check_guides(timeline, guides, model)
     hidden = 0
     if timeline.loop and given:
         first = given[0]
@@ -170,7 +185,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         given.append(head)
     said = tuple(dict.fromkeys(notes))
     total = frames + hidden
-    return Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop)
+    return Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop, guides)
 
 
 def _loop_length(timeline: Timeline, length: int | None, model: ModelConfig) -> int:
@@ -294,14 +309,10 @@ def _fitted(
     from vjax import video as media
 
     given, strength = piece.pixels, piece.strength
-    notes += piece.notes
     count = len(given)
+    notes += piece.notes
     if given.shape[1:3] != (height, width):
-        notes.append(
-            f"The given frames are {given.shape[2]}x{given.shape[1]}; they were scaled and cropped "
-            f"at the centre to {width}x{height}."
-        )
-        given = media.fit(given, width, height)
+        given = _cropped(given, width, height, notes)
         if strength.shape[1:3] != (1, 1):
             binary = ((strength == 0) | (strength == 1)).all()
             as_image = np.rint(np.repeat(strength, 3, axis=-1) * 255).astype(np.uint8)
@@ -320,6 +331,57 @@ def _fitted(
             f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
         )
     return given, strength
+
+
+def _cropped(
+    frames: UInt8[np.ndarray, "T h w 3"], width: int, height: int, notes: list[str]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames in a size, by the one rule that there is for it; notes it."""
+    from vjax import video as media
+
+    if frames.shape[1:3] != (height, width):
+        notes.append(
+            f"The given frames are {frames.shape[2]}x{frames.shape[1]}; they were scaled and "
+            f"cropped at the centre to {width}x{height}."
+        )
+    return media.fit(frames, width, height)
+
+
+def _guide(
+    anchor: Anchor,
+    model: ModelConfig,
+    size: tuple[int, int],
+    fps: float,
+    frames: int,
+    notes: list[str],
+) -> Guide:
+    notes += anchor.notes
+    own = model.fps if anchor.fps is None else anchor.fps
+    if not 0.01 <= own <= 1000:
+        raise RequestError(f"What guides cannot have a rate of {own:g}: it is from 0.01 to 1000.")
+    if anchor.at is not None and not 0 <= anchor.at <= frames / fps:
+        raise RequestError(
+            f"Nothing can guide at {anchor.at:g} seconds: the video lasts from 0 to "
+            f"{frames / fps:g}."
+        )
+    at = None if anchor.at is None else anchor.at * fps
+    return Guide(at, _cropped(anchor.pixels, *size, notes), fps / own)
+
+
+def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfig) -> None:
+    """Raises RequestError for references that are too many, or times in a loop that has none."""
+    ratio = model.vae.temporal_ratio
+    latents = sum(math.ceil((len(g.frames) - 1) / ratio) + 1 for g in guides if g.at is None)
+    if latents > MOST_REFERENCES:
+        raise RequestError(
+            f"At most {MOST_REFERENCES} pictures can be references, and each {ratio} frames of a "
+            f"clip count as one: here are {latents}."
+        )
+    if timeline.loop and not timeline.pieces and any(guide.at is not None for guide in guides):
+        raise RequestError(
+            "A loop from words has no first frame, so nothing can guide it at a time: give what "
+            "guides it no time."
+        )
 
 
 def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:

@@ -1,7 +1,8 @@
 """What is known as a `Condition` for the sampler: one function per way that a model takes it.
 
 - `anchors` (ours): a prefix is encoded in place, which a causal VAE does exactly. Whatever is known
-  later is encoded as its own short clip and appended as extra tokens with their true positions.
+  later is encoded as its own short clip and appended as extra tokens with their true positions, and
+  so is what guides without being shown. References have no time: they lie before all of a window.
 
 Which latents count as known is decided here for sampling and training alike: see `per_patch`.
 """
@@ -17,6 +18,9 @@ from jaxtyping import Array, Float
 from vjax.canvas import Canvas
 from vjax.config import ModelConfig
 from vjax.sampler import Condition
+
+REFERENCE = 32.0  # native latent frames from the first of a window back to the first reference
+REFERENCES_APART = 4.0
 
 
 def per_patch(
@@ -47,10 +51,11 @@ def of_pixels(
 def anchors(
     source: Float[np.ndarray, "t h w C"],
     strength: Float[np.ndarray, "t #h #w 1"],
-    clips: Sequence[tuple[float, Float[np.ndarray, "_a h w C"]]],
+    later: Sequence[tuple[float, Float[np.ndarray, "h w C"]]],
     text: Any,
     negative: Any,
     *,
+    references: Sequence[Float[np.ndarray, "h w C"]] = (),
     start: int = 0,
     stretch: float = 1.0,
     ring: bool = False,
@@ -59,25 +64,35 @@ def anchors(
 
     Args:
         source: known latents in place; `strength`, how much of each is kept.
-        clips: latents that are known out of order, and the latent position at which each begins.
+        later: latents that are known out of order, and the latent position of each.
         text: embedding of the prompt, [S D]; `negative`, of what to steer away from.
+        references: latents that have no time.
         start: the position of the first latent.
         stretch: native latent frames to a latent frame: more than 1 below the native frame rate.
         ring: the end meets the start.
     """
-    none = np.zeros((0, *source.shape[1:]), np.float32)
-    at = [position + np.arange(len(latents)) for position, latents in clips]
+    seen = [*(latent for _, latent in later), *references]
+    nowhere = start * stretch + reference_positions(len(references))
     fields = {
         "source": np.where(strength > 0, source, 0),
         "strength": strength,
-        "anchors": np.concatenate([none, *(latents for _, latents in clips)]),
+        "anchors": np.reshape(seen, (-1, *source.shape[1:])),
         "positions": (start + np.arange(len(source))) * stretch,
-        "anchor_positions": np.concatenate([[], *at]) * stretch,
+        "anchor_positions": [*(stretch * np.array([at for at, _ in later])), *nowhere],
         "text": text,
         "negative": negative,
     }
     arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()}
     return Condition(**arrays, ring=ring)
+
+
+def reference_positions(count: int) -> Float[np.ndarray, " {count}"]:
+    """Where references lie on the time axis, next to the first latent of a window.
+
+    Rotary positions only tell differences: these are the same in every window, whatever its rate,
+    and further away than anything that has a time there.
+    """
+    return -REFERENCE - REFERENCES_APART * np.arange(count, dtype=np.float32)
 
 
 def known_latents(

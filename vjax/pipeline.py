@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vjax import conditioning, flow, planning, progress, sampler, solvers, validation, weights
+from vjax.anchors import Clip
 from vjax.config import MeshConfig, SamplerConfig
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan, Segment, Window
@@ -185,10 +186,12 @@ class Pipeline(Stages):
             same = (canvas.frames, canvas.width, canvas.height, canvas.fps) == (
                 (first.frames, first.width, first.height, first.fps)
             )
-            if not same or (canvas.known != first.known).any():
+            guides = [(guide.at, len(guide.frames)) for guide in canvas.guides]
+            alike = guides == [(guide.at, len(guide.frames)) for guide in first.guides]
+            if not same or not alike or (canvas.known != first.known).any():
                 raise RequestError(
-                    "Videos that are made at once have one size, length and frame rate, and the "
-                    "same frames known."
+                    "Videos that are made at once have one size, length and frame rate, the same "
+                    "frames known and the same times guided."
                 )
         source = None
         if start is not None:
@@ -294,17 +297,15 @@ class Pipeline(Stages):
         ]
         latents = np.stack([latents for latents, _ in known])
         strength = np.stack([strength for _, strength in known])
-        clips = [
-            {
-                at: self.encode_pixels(plan.canvas.cut(at, at + count)[0])
-                for at, count in segment.anchors
-            }
-            for plan in plans
-        ]
+        clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = True
         past, decoded = None, 0
         for number, window in enumerate(segment.windows):
+            clips = [
+                self._clips(plan, window, encoded)
+                for plan, encoded in zip(plans, clips, strict=True)
+            ]
             conditions = [
                 self._condition(plan, segment, window, there, *each)
                 for plan, *each in zip(plans, latents, strength, clips, texts, strict=True)
@@ -331,6 +332,16 @@ class Pipeline(Stages):
                     yield np.array(meshes.readable(chunk)[:, low:high])
                 decoded += 1
 
+    def _clips(
+        self, plan: Plan, window: Window, encoded: Mapping[Clip, np.ndarray]
+    ) -> dict[Clip, np.ndarray]:
+        """The latents of all that a window sees out of order; some are encoded already."""
+        clips = dict.fromkeys((*(anchor.clip for anchor in window.anchors), *plan.references))
+        return {
+            clip: encoded[clip] if clip in encoded else self.encode_pixels(clip.frames(plan.canvas))
+            for clip in clips
+        }
+
     def _condition(
         self, plan, segment: Segment, window: Window, there, latents, strength, clips, text
     ):
@@ -340,28 +351,24 @@ class Pipeline(Stages):
         carried = there[place]
         source, kept = latents[place], strength[place].copy()
         later = [
-            ((at - segment.start) / ratio, clips[at])
-            for at, _ in segment.anchors_of(window, ratio, plan.context)
+            ((anchor.at - segment.start) / ratio, clips[anchor.clip][anchor.latent])
+            for anchor in window.anchors
         ]
         if carried[-1:].any() and not carried.all() and not carried[0]:
             # What is known after what is to be made is an anchor, as known frames are.
             behind = window.start + int(np.argmax(carried))
-            later.append((behind, latents[behind : window.stop]))
+            later += [(n, latents[n]) for n in range(behind, behind + plan.context)]
         else:
             kept[carried] = 1
-        if (
-            plan.canvas.loop
-            and not plan.canvas.given
-            and window.start
-            and (window.stop == segment.latents and not segment.ring)
-        ):
+        if planning.closes(plan.canvas, segment, window):
             # Its end meets its start, which is made already.
-            later.append((plan.frames / ratio, latents[: plan.context]))
+            later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
         return conditioning.anchors(
             source,
             kept,
             later,
             *text,
+            references=[latent for clip in plan.references for latent in clips[clip]],
             start=window.start,
             stretch=model.fps / plan.fps,
             ring=segment.ring,

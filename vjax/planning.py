@@ -9,12 +9,14 @@ is decoded and encoded again on the way.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vjax.anchors import Anchor, Clip, anchors_of, guiding, seen
 from vjax.canvas import Canvas, on_canvas, runs
 from vjax.config import ModelConfig
 from vjax.models.text import words_of
@@ -28,6 +30,7 @@ class Window:
 
     start: int
     stop: int
+    anchors: tuple[Anchor, ...] = ()  # what it sees out of order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +42,14 @@ class Segment:
     stop: int  # to `stop` - 1 are its result, but for those that are known
     latents: int
     prefix: int  # so many latents are given frames in place
-    anchors: tuple[tuple[int, int], ...]  # (frame, count) of the clips that are known later on
+    clips: tuple[Clip, ...]  # those that are known later on
     windows: tuple[Window, ...]  # in the order in which they are made
     ring: bool = False  # its end meets its start: every latent is four frames, the first as well
 
-    def anchors_of(self, window: Window, ratio: int, context: int) -> tuple[tuple[int, int], ...]:
-        """Those that a window sees: inside of it, or up to `context` latents after it."""
-        first, last = (self.start + ratio * n for n in (window.start, window.stop - 1 + context))
-        return tuple(anchor for anchor in self.anchors if first <= anchor[0] <= last)
+    @property
+    def backwards(self) -> bool:
+        """Whether later windows are made first."""
+        return self.windows[0].start > self.windows[-1].start
 
 
 class Kept(NamedTuple):
@@ -66,6 +69,7 @@ class Plan:
     canvas: Canvas
     segments: tuple[Segment, ...]
     context: int  # latents that windows overlap by, at least
+    references: tuple[Clip, ...]  # what every window sees beside its anchors
     notes: tuple[str, ...]  # what was done to what is given
     warnings: tuple[str, ...]  # what the model cannot know or read of the texts
 
@@ -137,15 +141,18 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
     longest = latents_of(model.max_frames, model)
     if longest == 1 and canvas.frames > 1:
         raise RequestError(f"{model.name} makes pictures only: ask for 1 frame.")
-    context = max(longest // 4, 1)
+    context, ratio = max(longest // 4, 1), model.vae.temporal_ratio
     notes = canvas.notes
     if canvas.known.all():
         notes += ("Every frame of the result is given: nothing is made.",)
+    timed, references = guiding(canvas, ratio)
+    segments = _segments(canvas, ratio, longest, context)
     return Plan(
         timeline,
         canvas,
-        _segments(canvas, model.vae.temporal_ratio, longest, context),
+        _with_anchors(segments, timed, canvas, ratio, longest, context),
         context,
+        tuple(references),
         notes,
         tuple(_warnings(timeline, model, tokenizer)),
     )
@@ -163,6 +170,42 @@ def reworded(
 def latents_of(frames: int, model: ModelConfig) -> int:
     """How many whole latents fit into so many frames."""
     return 1 + (frames - 1) // model.vae.temporal_ratio
+
+
+def _with_anchors(
+    segments: Sequence[Segment],
+    guides: Sequence[Clip],
+    canvas: Canvas,
+    ratio: int,
+    longest: int,
+    context: int,
+) -> tuple[Segment, ...]:
+    """The segments with what each of their windows sees: inside of it, or soon after it."""
+    found = []
+    for segment in segments:
+        anchors = anchors_of((*segment.clips, *guides), ratio)
+        spans, carried = [], []
+        for number, window in enumerate(segment.windows):
+            first, last = (
+                segment.start + ratio * n for n in (window.start, window.stop - 1 + context)
+            )
+            spans.append((first, last))
+            # What was made after it is an anchor to a window, and so is the start of a loop.
+            beside = segment.backwards and number
+            carried.append(context if beside or closes(canvas, segment, window) else 0)
+        each = seen(anchors, spans, carried, reach=ratio * longest)
+        windows = tuple(
+            dataclasses.replace(window, anchors=anchors)
+            for window, anchors in zip(segment.windows, each, strict=True)
+        )
+        found.append(dataclasses.replace(segment, windows=windows))
+    return tuple(found)
+
+
+def closes(canvas: Canvas, segment: Segment, window: Window) -> bool:
+    """Whether what follows a window is the start of a loop that is made already."""
+    loop = canvas.loop and not canvas.given and not segment.ring
+    return loop and window.start > 0 and window.stop == segment.latents
 
 
 def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[Segment, ...]:
@@ -229,7 +272,7 @@ def _segment(
     later = canvas.known.copy()
     later[:in_place] = False
     later[stop + beside :] = False
-    anchors = [clip for run in runs(later) for clip in _clips(*run, ratio, context)]
+    clips = [clip for run in runs(later) for clip in _clips(*run, ratio, context)]
     backwards = not prefix and after > stop
     return Segment(
         start,
@@ -237,7 +280,7 @@ def _segment(
         stop,
         latents,
         prefix,
-        tuple(anchors),
+        tuple(clips),
         _windows(latents, longest, context, backwards),
     )
 
@@ -257,17 +300,18 @@ def _windows(latents: int, longest: int, context: int, backwards: bool) -> tuple
     return tuple(windows[::-1] if backwards else windows)
 
 
-def _clips(start: int, stop: int, ratio: int, context: int) -> list[tuple[int, int]]:
-    """The clips (frame, count) that a known run is encoded as: 1 + `ratio` k frames each.
+def _clips(start: int, stop: int, ratio: int, context: int) -> list[Clip]:
+    """The clips that a known run is encoded as.
 
     Of a run that is long, both ends serve; what is left over is less than a latent, and its last
     frame speaks for it.
     """
     whole = 1 + ratio * (context - 1)
     if stop - start > 2 * whole:
-        return [(start, whole), (stop - whole, whole)]
+        return [Clip(start, whole, ratio), Clip(stop - whole, whole, ratio)]
     count = 1 + ratio * ((stop - start - 1) // ratio)
-    return [(start, count), *([(stop - 1, 1)] if start + count < stop else [])]
+    clips = [Clip(start, count, ratio)]
+    return clips if start + count == stop else [*clips, Clip(stop - 1, 1, ratio)]
 
 
 def _warnings(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:

@@ -94,6 +94,30 @@ class Piece:
         object.__setattr__(self, "strength", strength)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Anchor:
+    """A picture or a short clip that guides what is made and is never a frame of the result.
+
+    Args:
+        pixels: in their own size, as `as_frames` takes them.
+        at: when the first of them would be shown, in seconds of the result, also between two of its
+            frames; None: at no time, a reference for what things look like.
+        fps: their frame rate; None: the model's.
+        notes: what the user should know of how they were read.
+
+    Raises:
+        RequestError: pixels are none.
+    """
+
+    pixels: np.ndarray  # uint8 [T H W 3], once it is made
+    at: float | None = None
+    fps: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "pixels", as_frames(self.pixels))
+
+
 @dataclasses.dataclass(frozen=True)
 class Gap:
     """Frames to make: so many seconds; None: as many as the length of the result leaves."""
@@ -117,6 +141,7 @@ class Timeline:
             given frames, or the model's own.
         fps: frame rate of the result; None: the model's.
         loop: what follows the last frame is the first one.
+        anchors: what guides it, at times or as references, and is not shown.
 
     Raises:
         RequestError: the film is empty, or cannot be a loop.
@@ -130,6 +155,7 @@ class Timeline:
     size: tuple[int, int] | None = None
     fps: float | None = None
     loop: bool = False
+    anchors: tuple[Anchor, ...] = ()
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):
@@ -161,6 +187,7 @@ class Timeline:
             else:
                 left = "what is left of the length"
                 lines.append(f"made    {left if item.seconds is None else f'{item.seconds:g} s'}")
+        lines += _guides(self.anchors)
         if self.loop:
             lines.append("loop    the end meets the start")
         length = f"{self.seconds:g} s" if self.seconds is not None else ""
@@ -170,6 +197,22 @@ class Timeline:
         asked = ", ".join(filter(None, [length, size, rate]))
         lines += [f"in all  {asked}"] if asked else []
         return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
+def _guides(anchors: tuple[Anchor, ...]) -> list[str]:
+    """What guides, a line for each reference and one for all that have a time."""
+    lines = []
+    for anchor in anchors:
+        if anchor.at is None:
+            count, height, width, _ = anchor.pixels.shape
+            what = "a picture" if count == 1 else f"{count} frames"
+            lines.append(f"guided  by {what} of {width}x{height}, a reference without a time")
+    times = [anchor.at for anchor in anchors if anchor.at is not None]
+    if times:
+        what = "a picture or clip" if len(times) == 1 else f"{len(times)} pictures or clips"
+        span = f"{min(times):g}" if len(times) == 1 else f"{min(times):g} to {max(times):g}"
+        lines.append(f"guided  by {what} at {span} s")
+    return lines
 
 
 def _described(piece: Piece) -> str:
