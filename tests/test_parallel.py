@@ -296,8 +296,11 @@ def test_attention_to_a_text_exchanges_nothing(way):
 
 
 @functools.cache
-def sampled(config: MeshConfig | None) -> np.ndarray:
-    """Latents of four clips with guidance, some known, one of them anchored."""
+def sampled(config: MeshConfig | None, spoken: bool = False) -> np.ndarray:
+    """Latents of four clips with guidance, some known, one of them anchored.
+
+    With two texts, each of which some frames hear, if `spoken`.
+    """
     pipe = pipeline.Pipeline(tiny.bundle(MODEL), mesh=config)
     rng = np.random.default_rng(0)
 
@@ -316,6 +319,10 @@ def sampled(config: MeshConfig | None) -> np.ndarray:
         text=normal(4, 6, 24),
         negative=np.zeros((4, 6, 24), np.float32),
     )
+    if spoken:
+        bias = np.zeros((4, 4, 6), np.float32)
+        bias[:, :2, 3:] = bias[:, 2:, :3] = -np.inf
+        condition = dataclasses.replace(condition, text_bias=bias)
     chosen = SamplerConfig(solver="euler", steps=2, guidance=3.0)
     method = pipeline.Method(chosen, solvers.EULER, flow.schedule(2, 1.0))
     noise, keys = pipe.noise(range(4), 0, (3, 1, 5, 4))
@@ -328,6 +335,15 @@ def sampled(config: MeshConfig | None) -> np.ndarray:
 def test_sampled_latents_are_those_of_one_device(config):
     assert np.abs(sampled(None)[:, 1:]).std() > 0.1
     close(sampled(config), sampled(None))
+
+
+@pytest.mark.parametrize(
+    "config", [MeshConfig(data=2, context=2, tensor=2), MeshConfig(fsdp=2, context=4)], ids=name
+)
+def test_texts_that_some_frames_hear_are_those_of_one_device(config):
+    alone = sampled(None, spoken=True)
+    assert np.abs(alone[:, 1:] - sampled(None)[:, 1:]).max() > 0.01
+    close(sampled(config, spoken=True), alone)
 
 
 def test_a_run_on_a_mesh_shows_what_one_device_shows():

@@ -10,7 +10,7 @@ import tiny
 import vjax
 from vjax import planning
 from vjax.planning import Plan
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Span, Timeline
 
 MODEL = tiny.model(max_frames=33)  # 9 latents of 1 + 4 k frames; windows overlap by 2
 CONTEXT = 2
@@ -148,6 +148,14 @@ def test_a_strip_shows_what_is_known():
     assert [strip[48, 48 + 98 * n].tolist() for n in range(3)] == [[200] * 3, [128] * 3, [90] * 3]
     below = [strip[-3, 48 + 98 * n].tolist() for n in range(3)]
     assert below[0] == below[2] != below[1]
+
+
+def test_a_strip_shows_which_text_speaks():
+    spans = (Span("a", 0, 0.5), Span("b", 0.5, 1))
+    strip = plan(Timeline("a", frames=12, spans=spans)).strip(12)
+    above = [tuple(strip[1, 48 + 98 * n].tolist()) for n in range(12)]
+    assert len(set(above[:4])) == len(set(above[4:8])) == len(set(above[8:])) == 1
+    assert len(set(above)) == 3
 
 
 def test_notes_and_warnings_are_sentences():

@@ -313,6 +313,18 @@ def test_each_step_sees_a_ring_from_another_frame_on(solver):
     if solver is not solvers.UNIPC:  # which goes on from what it saw before
         np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-6)
 
+    # What a frame hears turns with it; what an anchor hears stays.
+    def heard(latents, t, text, positions, anchors, anchor_positions, text_bias):
+        assert text_bias.shape == (B, T + 1, 5)
+        words = text_bias[:, :T, 0] + text_bias[:, T:, 0]
+        return words[..., None, None, None] * jnp.ones_like(latents)
+
+    said = np.broadcast_to(np.arange(1.0, T + 2, dtype=np.float32)[:, None], (B, T + 1, 5))
+    spoken = condition(ring=True, text_bias=said, anchors=np.ones((B, 1, H, W, C), np.float32))
+    found = sample(spoken, NOISE, TIMES, velocity=heard, solver=solver)
+    moved = np.asarray(found - NOISE)[:, :, 0, 0, 0]
+    np.testing.assert_allclose(moved, np.broadcast_to(-5 - np.arange(T), (B, T)), atol=1e-5)
+
     # What treats all frames alike does not notice.
     def same(latents, *_, **__):
         return jnp.sin(latents)

@@ -148,7 +148,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     Raises:
         RequestError: a size, length, time or frame rate that cannot be made.
     """
-    if not timeline.prompt.strip():
+    if not timeline.prompt.strip() and not timeline.spans:
         raise RequestError("The prompt is empty: say what the video should show.")
     fps = model.fps if timeline.fps is None else timeline.fps
     if not 1 <= fps <= 120:

@@ -59,6 +59,7 @@ def anchors(
     start: int = 0,
     stretch: float = 1.0,
     ring: bool = False,
+    text_bias: Float[np.ndarray, "F S"] | None = None,
 ) -> Condition:
     """The condition of a model that was trained with anchor tokens, for a batch of one.
 
@@ -70,6 +71,7 @@ def anchors(
         start: the position of the first latent.
         stretch: native latent frames to a latent frame: more than 1 below the native frame rate.
         ring: the end meets the start.
+        text_bias: of the latents in place, then of those that are later, then of references.
     """
     seen = [*(latent for _, latent in later), *references]
     nowhere = start * stretch + reference_positions(len(references))
@@ -82,6 +84,8 @@ def anchors(
         "text": text,
         "negative": negative,
     }
+    if text_bias is not None:
+        fields["text_bias"] = text_bias
     arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()}
     return Condition(**arrays, ring=ring)
 
@@ -93,6 +97,12 @@ def reference_positions(count: int) -> Float[np.ndarray, " {count}"]:
     and further away than anything that has a time there.
     """
     return -REFERENCE - REFERENCES_APART * np.arange(count, dtype=np.float32)
+
+
+def in_a_row(texts: Sequence[Float[np.ndarray, "s D"]], count: int) -> Float[np.ndarray, "S D"]:
+    """Texts one after another, with room for so many: zeros where there are fewer."""
+    row = np.concatenate(texts)
+    return np.pad(row, ((0, count * len(texts[0]) - len(row)), (0, 0)))
 
 
 def known_latents(

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vjax import conditioning, flow, planning, progress, sampler, solvers, validation, weights
+from vjax import (
+    conditioning,
+    flow,
+    planning,
+    progress,
+    sampler,
+    solvers,
+    spans,
+    validation,
+    weights,
+)
 from vjax.anchors import Clip
 from vjax.config import MeshConfig, SamplerConfig
 from vjax.parallel import mesh as meshes
@@ -259,9 +269,7 @@ class Pipeline(Stages):
         self, plans, seeds, method, watched, *, source=None, noise=None
     ) -> Iterator[np.ndarray]:
         """The frames [B t H W 3] of plans that know the same frames, piece by piece."""
-        texts = [
-            meshes.readable(self.embed([p.timeline.prompt, p.timeline.negative])) for p in plans
-        ]
+        texts = [self._texts(plan) for plan in plans]
         canvases = [plan.canvas for plan in plans]
         done, window = 0, 0  # frames, windows
         for segment in plans[0].segments:
@@ -278,6 +286,14 @@ class Pipeline(Stages):
                 yield chunk
             window += len(segment.windows)
         yield from _given(canvases, done, canvases[0].shown)
+
+    def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
+        said = list(dict.fromkeys(line.text for line in plan.script.lines))
+        spare = [""] * (len(said) % 2)
+        texts = self.embed([plan.script.prompt, plan.timeline.negative, *said, *spare])
+        prompt, negative, *lines = np.asarray(meshes.readable(texts))
+        return prompt, negative, dict(zip(said, lines, strict=False))
 
     def _segment(
         self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
@@ -300,6 +316,7 @@ class Pipeline(Stages):
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = True
+        count = max(plan.texts for plan in plans)
         past, decoded = None, 0
         for number, window in enumerate(segment.windows):
             clips = [
@@ -307,7 +324,7 @@ class Pipeline(Stages):
                 for plan, encoded in zip(plans, clips, strict=True)
             ]
             conditions = [
-                self._condition(plan, segment, window, there, *each)
+                self._condition(plan, segment, window, count, there, *each)
                 for plan, *each in zip(plans, latents, strength, clips, texts, strict=True)
             ]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
@@ -343,7 +360,7 @@ class Pipeline(Stages):
         }
 
     def _condition(
-        self, plan, segment: Segment, window: Window, there, latents, strength, clips, text
+        self, plan, segment: Segment, window: Window, count, there, latents, strength, clips, texts
     ):
         """What one window knows of one request."""
         model, ratio = self.config, self.config.vae.temporal_ratio
@@ -363,15 +380,29 @@ class Pipeline(Stages):
         if planning.closes(plan.canvas, segment, window):
             # Its end meets its start, which is made already.
             later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
+        references = [latent for clip in plan.references for latent in clips[clip]]
+        text, negative, said = texts
+        bias = None
+        if count > 1:
+            heard = plan.heard(segment, window)
+            at = [segment.start + ratio * position for position, _ in later]
+            frames = [*segment.frames_of(window, ratio), *spans.around(at)]
+            frames += [spans.NEVER] * len(references)
+            bias = plan.script.bias(heard, frames, count, len(text))
+            text = conditioning.in_a_row([text, *(said[line.text] for line in heard)], count)
+            # One text in the place of each has the scores of one: what is heard is the same.
+            negative = conditioning.in_a_row([negative] * count, count)
         return conditioning.anchors(
             source,
             kept,
             later,
-            *text,
-            references=[latent for clip in plan.references for latent in clips[clip]],
+            text,
+            negative,
+            references=references,
             start=window.start,
             stretch=model.fps / plan.fps,
             ring=segment.ring,
+            text_bias=bias,
         )
 
     def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:

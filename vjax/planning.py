@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from vjax import spans
 from vjax.anchors import Anchor, Clip, anchors_of, guiding, seen
 from vjax.canvas import Canvas, on_canvas, runs
 from vjax.config import ModelConfig
 from vjax.models.text import words_of
+from vjax.spans import Line, Script
 from vjax.timeline import RequestError, Timeline
 from vjax.tokenizer import Tokenizer
 
@@ -46,6 +48,11 @@ class Segment:
     windows: tuple[Window, ...]  # in the order in which they are made
     ring: bool = False  # its end meets its start: every latent is four frames, the first as well
 
+    def frames_of(self, window: Window, ratio: int) -> list[spans.Frames]:
+        """The frames that each latent of a window stands for: the very first is one."""
+        stops = [(n, self.start + ratio * n + 1) for n in range(window.start, window.stop)]
+        return [(stop - (ratio if n else 1), stop) for n, stop in stops]
+
     @property
     def backwards(self) -> bool:
         """Whether later windows are made first."""
@@ -70,6 +77,8 @@ class Plan:
     segments: tuple[Segment, ...]
     context: int  # latents that windows overlap by, at least
     references: tuple[Clip, ...]  # what every window sees beside its anchors
+    ratio: int  # frames that a latent stands for, but for the first of a segment
+    script: Script  # what is said over the frames
     notes: tuple[str, ...]  # what was done to what is given
     warnings: tuple[str, ...]  # what the model cannot know or read of the texts
 
@@ -91,11 +100,29 @@ class Plan:
         """How many times the model samples."""
         return sum(len(segment.windows) for segment in self.segments)
 
+    @property
+    def texts(self) -> int:
+        """How many texts a window hears at most, the prompt of the whole among them.
+
+        All have room for as many, so that they are one compiled program.
+        """
+        heard = [len(self.heard(s, window)) for s in self.segments for window in s.windows]
+        return 1 + max(heard, default=0)
+
+    def heard(self, segment: Segment, window: Window) -> tuple[Line, ...]:
+        """What is said beside the prompt over a window and over what it sees out of order."""
+        frames = segment.frames_of(window, self.ratio)
+        frames += spans.around([anchor.at for anchor in window.anchors])
+        if closes(self.canvas, segment, window):
+            frames.append((self.frames, self.frames + 1 + self.ratio * (self.context - 1)))
+        return self.script.within(frames)
+
     def strip(self, columns: int = 16) -> UInt8[np.ndarray, "H W 3"]:
         """A picture of what is known before anything runs: frames from first to last.
 
         What will be made is gray where nothing is known of it, and what is known in part shines
         through; a green line is under frames that are kept, a gray one under those that are made.
+        A line above says which text speaks there: those of the spans take turns of two colours.
         """
         from vjax.video import fit
 
@@ -111,6 +138,9 @@ class Plan:
             line = (0, 160, 80) if (strength >= 1).all() else (160, 160, 160)
             framed = np.pad(small, ((0, 6), (0, 2), (0, 0)), constant_values=255)
             framed[-5:-1, :-2] = line
+            for number, said in enumerate(self.script.lines):
+                if said.start <= frame < said.stop:
+                    framed[:4, :-2] = ((220, 120, 0), (60, 90, 220))[number % 2]
             shown.append(framed)
         return np.concatenate(shown, axis=1)
 
@@ -153,6 +183,8 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
         _with_anchors(segments, timed, canvas, ratio, longest, context),
         context,
         tuple(references),
+        ratio,
+        spans.script(timeline, canvas),
         notes,
         tuple(_warnings(timeline, model, tokenizer)),
     )
@@ -163,8 +195,9 @@ def reworded(
 ) -> Plan:
     """The same plan for another prompt; both share the given frames."""
     timeline = dataclasses.replace(plan.timeline, prompt=prompt)
+    said = spans.script(timeline, plan.canvas)
     warnings = tuple(_warnings(timeline, model, tokenizer))
-    return dataclasses.replace(plan, timeline=timeline, warnings=warnings)
+    return dataclasses.replace(plan, timeline=timeline, script=said, warnings=warnings)
 
 
 def latents_of(frames: int, model: ModelConfig) -> int:
@@ -184,16 +217,16 @@ def _with_anchors(
     found = []
     for segment in segments:
         anchors = anchors_of((*segment.clips, *guides), ratio)
-        spans, carried = [], []
+        inside, carried = [], []
         for number, window in enumerate(segment.windows):
             first, last = (
                 segment.start + ratio * n for n in (window.start, window.stop - 1 + context)
             )
-            spans.append((first, last))
+            inside.append((first, last))
             # What was made after it is an anchor to a window, and so is the start of a loop.
             beside = segment.backwards and number
             carried.append(context if beside or closes(canvas, segment, window) else 0)
-        each = seen(anchors, spans, carried, reach=ratio * longest)
+        each = seen(anchors, inside, carried, reach=ratio * longest)
         windows = tuple(
             dataclasses.replace(window, anchors=anchors)
             for window, anchors in zip(segment.windows, each, strict=True)
@@ -315,11 +348,14 @@ def _clips(start: int, stop: int, ratio: int, context: int) -> list[Clip]:
 
 
 def _warnings(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:
-    found, known, words = [], set(model.vocabulary), words_of(timeline.prompt)
+    found, known = [], set(model.vocabulary)
+    texts = {"prompt": timeline.prompt}
+    texts |= {span.name or f"text {span.text[:40]!r}": span.text for span in timeline.spans}
+    words = set().union(*map(words_of, texts.values()))
     if known and words - known:
         unknown = shorten(", ".join(sorted(words - known)), 200)
         found.append(f"{model.name} was trained on a small world and cannot know: {unknown}.")
-    for name, text in (("prompt", timeline.prompt), ("negative prompt", timeline.negative)):
+    for name, text in (texts | {"negative prompt": timeline.negative}).items():
         if tokenizer is not None and (lost := tokenizer.lost(text)):
             found.append(
                 f"The {name} is longer than the {model.text.max_length} tokens that {model.name} "

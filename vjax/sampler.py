@@ -49,6 +49,9 @@ class Condition:
     anchor_positions: Float[Array, "B A"]
     text: Float[Array, "B S D"]
     negative: Float[Array, "B S D"]  # the text to steer away from; not read without guidance
+    # Added to the scores of cross-attention, of the T frames and then the A anchors with the tokens
+    # of texts; the same for both texts.
+    text_bias: Float[Array, "B T+A S"] | None = None
     # The end meets the start: nothing is known, and each step sees the frames from another one on.
     ring: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -129,7 +132,8 @@ def advance(
             if not condition.ring:
                 return _guided_velocity(velocity, condition, x, tau, guidance)
             turned = jnp.roll(x, -i, axis=1)
-            return jnp.roll(_guided_velocity(velocity, condition, turned, tau, guidance), i, axis=1)
+            seen = _turned(condition, i)
+            return jnp.roll(_guided_velocity(velocity, seen, turned, tau, guidance), i, axis=1)
 
         if not solver.needs_one_clock:
             t, t_next = own_time(condition, t), own_time(condition, t_next)
@@ -182,6 +186,15 @@ def _put_back(condition: Condition, latents: Array) -> Array:
     return jnp.where(condition.strength >= 1, condition.source, latents)
 
 
+def _turned(condition: Condition, steps: int | Int[Array, ""]) -> Condition:
+    """What a ring hears that is seen from so many frames on."""
+    if (bias := condition.text_bias) is None:
+        return condition
+    frames = condition.source.shape[1]
+    bias = bias.at[:, :frames].set(jnp.roll(bias[:, :frames], -steps, axis=1))
+    return dataclasses.replace(condition, text_bias=bias)
+
+
 def _guided_velocity(
     velocity: Velocity, condition: Condition, latents: Array, tau: Array, guidance: Any
 ) -> Array:
@@ -194,6 +207,8 @@ def _guided_velocity(
         "anchors": condition.anchors,
         "anchor_positions": condition.anchor_positions,
     }
+    if condition.text_bias is not None:
+        known["text_bias"] = condition.text_bias
     if isinstance(guidance, (int, float)) and guidance == 1:
         return velocity(latents, t, condition.text, **known).astype(latents.dtype)
     text = rearrange([condition.text, condition.negative], "pair b s d -> (b pair) s d")

@@ -155,7 +155,12 @@ class Stages:
             raise RequestError("Texts are a list, even where there is one of them: [prompt].")
         ids, mask = self.tokenizer(prompts)
         encoder = self._encoder if self.in_place else self._placed({"text": self._encoder})["text"]
-        return jax.block_until_ready(_embed(self.config.text, encoder, ids, mask))
+        # Two at a time, as one video needs: any number of them takes no other program.
+        parts = [
+            _embed(self.config.text, encoder, ids[i : i + 2], mask[i : i + 2])
+            for i in range(0, len(ids), 2)
+        ]
+        return jax.block_until_ready(parts[0] if len(parts) == 1 else jnp.concatenate(parts))
 
     @_on_mesh
     def encode(

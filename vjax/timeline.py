@@ -5,6 +5,7 @@ frame rate, times in seconds. `vjax.canvas` puts it into a model's.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,41 @@ class Gap:
     seconds: float | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A text that speaks over a part of the result, where the prompt speaks over all of it.
+
+    Args:
+        start, end: in seconds; None: the end of the result.
+        soften: so many seconds beyond its ends it is heard less and less; 0: not at all.
+        name: what messages call it.
+
+    Raises:
+        RequestError: it says nothing, or its times are none.
+    """
+
+    text: str
+    start: float = 0.0
+    end: float | None = None
+    soften: float = 0.0
+    name: str = ""
+
+    def __post_init__(self):
+        called = self.name or "A span"
+        if not self.text.strip():
+            raise RequestError(f"{called} has an empty text: say what it should show.")
+        for seconds in (self.start, self.soften, *([] if self.end is None else [self.end])):
+            if not 0 <= seconds < math.inf:
+                raise RequestError(
+                    f"{called} has the time {seconds:g}: give seconds from the start, at least 0."
+                )
+        if self.end is not None and self.end <= self.start:
+            raise RequestError(
+                f"{called} ends at {self.end:g} seconds and begins at {self.start:g}: it must end "
+                "after its beginning."
+            )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Timeline:
     """A request for one video.
@@ -142,6 +178,8 @@ class Timeline:
         fps: frame rate of the result; None: the model's.
         loop: what follows the last frame is the first one.
         anchors: what guides it, at times or as references, and is not shown.
+        spans: texts that speak over parts of the result. Where they say all of it, the prompt may
+            be empty.
 
     Raises:
         RequestError: the film is empty, or cannot be a loop.
@@ -156,6 +194,7 @@ class Timeline:
     fps: float | None = None
     loop: bool = False
     anchors: tuple[Anchor, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):
@@ -179,6 +218,10 @@ class Timeline:
         lines = [f"prompt  {self.prompt}"]
         if self.negative:
             lines.append(f"not     {self.negative}")
+        for span in self.spans:
+            end = "the end" if span.end is None else f"{span.end:g} s"
+            soft = f", softened over {span.soften:g} s" if span.soften else ""
+            lines.append(f"said    {span.start:g} s to {end}{soft}: {span.text}")
         for number, item in enumerate(self.film):
             if isinstance(item, Piece):
                 if item.at and (number == 0 or isinstance(self.film[number - 1], Piece)):

@@ -1,0 +1,134 @@
+"""Which text speaks when: the spans of a timeline on frames, as biases of cross-attention.
+
+The texts of a window lie one after another: first the prompt of the whole, then those of the spans
+that the window meets. Each is embedded on its own. What a latent frame hears of a text is scaled by
+its share in the text's span, which is the logarithm of that share added to the scores: 0 inside,
+minus infinity outside. A span that is softened fades outside of its ends, by the square of the
+distance (Prompt Relay, arXiv:2604.10030).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from textwrap import shorten
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vjax.canvas import Canvas
+from vjax.timeline import RequestError, Span, Timeline
+
+Frames = tuple[int, int]  # from the first to the one after the last
+NEVER: Frames = (-1, 0)  # of a reference, which has no time
+FAINTEST = 1e-3  # the share that a text has left at the end of what it is softened over
+
+
+class Line(NamedTuple):
+    """A text and the frames `start` to `stop` - 1 over which it speaks."""
+
+    text: str
+    start: int
+    stop: int
+    soften: float = 0.0  # frames beyond its ends over which it fades
+
+    def shares(self, frames: np.ndarray) -> np.ndarray:
+        """How much of it is heard in each of these frames, from 0 to 1."""
+        outside = np.maximum(np.maximum(self.start - frames, frames - (self.stop - 1)), 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            faded = FAINTEST ** np.square(outside / self.soften)
+        return np.where(outside == 0, 1.0, np.where(outside <= self.soften, faded, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """What is said over the frames of a result.
+
+    Args:
+        prompt: what speaks over all of it; where it is empty, so is what is heard where no line
+            speaks.
+        lines: what speaks over parts of it, in the order of their starts.
+        frames: how many there are.
+        loop: what follows the last frame is the first one.
+    """
+
+    prompt: str
+    lines: tuple[Line, ...]
+    frames: int
+    loop: bool = False
+
+    def within(self, spans: Sequence[Frames]) -> tuple[Line, ...]:
+        """The lines that are heard in any of these frames."""
+        frames = np.concatenate([np.arange(*span) for span in spans if span[1] > 0])
+        inside = self._frames(frames)
+        return tuple(line for line in self.lines if line.shares(inside).any())
+
+    def bias(
+        self, lines: Sequence[Line], spans: Sequence[Frames], texts: int, tokens: int
+    ) -> Float[np.ndarray, "F S"]:
+        """What is added to the scores of latent frames with the tokens of texts in a row.
+
+        Args:
+            lines: those after the prompt.
+            spans: those that each latent frame stands for. What lies before the result hears the
+                prompt alone.
+            texts: how many there is room for; what is left over is not heard.
+            tokens: of each text.
+        """
+        shares = np.zeros((len(spans), texts))
+        for row, (start, stop) in enumerate(spans):
+            frames = np.arange(start, stop)
+            if stop > 0:
+                heard = [line.shares(self._frames(frames)).mean() for line in lines]
+                shares[row, 1 : 1 + len(lines)] = heard
+        said = np.minimum(shares.sum(axis=1), 1)
+        shares[:, 0] = 1 if self.prompt.strip() else 1 - said
+        with np.errstate(divide="ignore"):
+            return np.repeat(np.log(shares), tokens, axis=1).astype(np.float32)
+
+    def _frames(self, frames: np.ndarray) -> np.ndarray:
+        """Frames beyond the end as the last one, or in a loop as those from the start on."""
+        return frames % self.frames if self.loop else np.clip(frames, 0, self.frames - 1)
+
+
+def around(frames: Sequence[float]) -> list[Frames]:
+    """The frames that anchors stand for, which lie at a frame or between two."""
+    return [(round(at), round(at) + 1) for at in frames]
+
+
+def script(timeline: Timeline, canvas: Canvas) -> Script:
+    """What a timeline says, on the frames of its canvas.
+
+    Raises:
+        RequestError: a span lies outside of the result or is shorter than a frame, or nothing is
+            said of something that is to be made.
+    """
+    frames, fps = canvas.shown, canvas.fps
+    lines = sorted((_line(span, frames, fps) for span in timeline.spans), key=lambda x: x.start)
+    if not timeline.prompt.strip():
+        said = canvas.known[:frames].copy()
+        for line in lines:
+            said[line.start : line.stop] = True
+        if not said.all():
+            raise RequestError(
+                f"Nothing says what is shown from {np.argmin(said) / fps:g} seconds on: give a "
+                "prompt for all of it, or a text that speaks there."
+            )
+    return Script(timeline.prompt, tuple(lines), frames, canvas.loop)
+
+
+def _line(span: Span, frames: int, fps: float) -> Line:
+    called = span.name or f"The text {shorten(span.text, 40)!r}"
+    ends = f"the result ends at {frames / fps:g}: give it other times, or ask for a longer result."
+    start, stop = round(span.start * fps), frames
+    if start >= frames:
+        raise RequestError(f"{called} begins to speak at {span.start:g} seconds, but {ends}")
+    if span.end is not None:
+        stop = round(span.end * fps)
+        if stop > frames:
+            raise RequestError(f"{called} speaks until {span.end:g} seconds, but {ends}")
+        if stop <= start:
+            raise RequestError(
+                f"{called} speaks from {span.start:g} to {span.end:g} seconds, which is less than "
+                f"a frame at {fps:g} frames a second: let it speak longer."
+            )
+    return Line(span.text, start, stop, span.soften * fps)
