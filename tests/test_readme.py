@@ -85,6 +85,8 @@ def prepare(arguments: list[str]) -> None:
             continue
         if before == "--prompts":
             pathlib.Path(name).write_text("a red circle\na blue circle\n")
+        elif before == "--mask":
+            media.write(name, np.arange(96 * 96 * 3, dtype=np.uint8).reshape(1, 96, 96, 3), 16)
         elif name.endswith((".png", ".jpg", ".webp")):
             media.write(name, tiny.clip(1, 96, 96), 16)
         elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
@@ -120,6 +122,7 @@ def test_the_code_runs():
     given = {
         "image": tiny.clip(1, 96, 96)[0],
         "other": tiny.clip(1, 96, 96, seed=1)[0],
+        "mask": np.eye(96, dtype=bool),
         "pixels": tiny.clip(33, 96, 96)[None] / np.float32(127.5) - 1,
         "t": jnp.full((1,), 0.5),
     }

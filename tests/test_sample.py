@@ -150,6 +150,38 @@ def test_the_order_of_the_options_is_that_of_the_film(bundle, here, inputs, caps
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_a_mask_parts_what_is_made_from_what_is_kept_in_any_form(bundle, here, inputs, capsys):
+    given = media.read(inputs / "nine.gif").frames
+    region = np.zeros((32, 32), bool)
+    region[:16, 9:] = True
+    gray = region.astype(np.uint8) * 255
+    forms = {
+        "1.png": Image.fromarray(region),
+        "rgba.png": Image.fromarray(np.stack([gray, gray, gray, 255 - gray], -1)),
+        "16.png": Image.fromarray(region.astype(np.uint16) * 65535),
+    }
+    common = ["--model", bundle, *PROMPT, "--steps", 1]
+    videos = []
+    for name, picture in forms.items():
+        picture.save(name)
+        media.write(f"{name}.mkv", given, 8)
+        arguments = ["inpaint", f"{name}.mkv", "--mask", name, *common, "--out", f"o-{name}.mkv"]
+        code, out, err = run(capsys, *arguments)
+        assert code == 0, err
+        assert any("white in 36% of the picture: that changes, black is kept" in e for e in err)
+        videos.append(media.read(out[0]).frames)
+    np.testing.assert_array_equal(videos[0][:, ~region], given[:, ~region])
+    assert (videos[0][:, region] != given[:, region]).any(axis=-1).mean() > 0.9
+    for other in videos[1:]:
+        np.testing.assert_array_equal(other, videos[0])
+    (again,) = succeed(capsys, "--like", out[0], "--model", bundle, "--out", "again.mkv")
+    assert again.read_bytes() == pathlib.Path(out[0]).read_bytes()
+    media.write("eight.mkv", np.repeat(gray[None, ..., None], 3, -1).repeat(8, 0), 8)
+    code, _, err = run(capsys, "inpaint", "1.png.mkv", "--mask", "eight.mkv", *common)
+    assert code == 2
+    assert "mask has 8 frames and the video 9" in err[0]
+
+
 def test_a_folder_of_pictures_is_a_video(bundle, here, capsys):
     media.write("in", tiny.clip(5), 8)
     common = ["extend", "in/", "--model", bundle, *PROMPT, "--frames", 9]

@@ -147,6 +147,12 @@ def test_a_timeline_says_what_it_holds():
         "made    what is left of the length",
         "in all  9 s, 96x64, 24 frames a second",
     ]
+    mask = np.ones((2, 96, 96, 1))
+    mask[:, :24] = 0
+    assert Timeline("a", (Piece(clip(2), mask),)).describe().splitlines()[1] == (
+        "given   2 frames of 96x96: of the pixels 75% kept (black in the mask), "
+        "25% made anew (white in the mask)"
+    )
 
 
 # --- Frame rates ---------------------------------------------------------------------------------
@@ -203,8 +209,12 @@ def test_a_resized_binary_mask_stays_binary():
     found = canvas(Timeline("a", (Piece(clip(2, 130, 130), mask),), size=(96, 96)))
     assert set(np.unique(found.given[0].strength)) == {0.0, 1.0}
     np.testing.assert_allclose(found.given[0].strength.mean(), mask.mean(), atol=0.01)
-    soft = canvas(Timeline("a", (Piece(clip(2, 130, 130), mask / 2),), size=(96, 96)))
-    assert len(np.unique(soft.given[0].strength)) > 2
+    half = canvas(Timeline("a", (Piece(clip(2, 130, 130), 1 - 0.7 * mask),), size=(96, 96)))
+    assert set(np.unique(half.given[0].strength)) == {np.float32(0.3), 1}
+    soft = mask / 2
+    soft[:, :20] = 0.25
+    soft = canvas(Timeline("a", (Piece(clip(2, 130, 130), soft),), size=(96, 96)))
+    assert len(np.unique(soft.given[0].strength)) > 3
     np.testing.assert_allclose(soft.given[0].strength.max(), 0.5, atol=0.07)
 
 

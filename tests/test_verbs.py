@@ -20,6 +20,7 @@ FULL = [
     {"verb": "keyframes", "keys": [["p.png", 0.5], ["q.png", 2.0]], "prompt": "a", "frames": 40},
     {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
     {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
+    {"verb": "inpaint", **VIDEO, "mask": "m.png", "fps_in": 8.0},
     {"verb": "loop", "prompt": "a", "video": "p.mp4", "seconds": 1.0},
     {"verb": "loop", "prompt": "a", "frames": 32},
     {
@@ -91,6 +92,7 @@ def test_files_are_stored_under_names_and_found_again():
         ({"verb": "infill", **VIDEO, "keep": [[0, 1], [2]]}, "keep must be"),
         ({"verb": "infill", **VIDEO, "keep": {"0": 1}}, "keep must be a list"),
         ({"verb": "infill", **VIDEO, "keep": []}, "at least one range"),
+        ({"verb": "inpaint", **VIDEO}, "inpaint needs mask: a picture for all frames"),
     ],
 )
 def test_values_of_any_other_kind_are_refused_in_one_line(values, message):

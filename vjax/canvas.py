@@ -314,10 +314,7 @@ def _fitted(
     if given.shape[1:3] != (height, width):
         given = _cropped(given, width, height, notes)
         if strength.shape[1:3] != (1, 1):
-            binary = ((strength == 0) | (strength == 1)).all()
-            as_image = np.rint(np.repeat(strength, 3, axis=-1) * 255).astype(np.uint8)
-            strength = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
-            strength = np.rint(strength) if binary else strength
+            strength = _fitted_strength(strength, width, height)
     from_fps = model.fps if piece.fps is None else piece.fps
     if not 0.01 <= from_fps <= 1000:
         raise RequestError(
@@ -382,6 +379,22 @@ def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfi
             "A loop from words has no first frame, so nothing can guide it at a time: give what "
             "guides it no time."
         )
+
+
+def _fitted_strength(
+    strength: Float[np.ndarray, "T H W 1"], width: int, height: int
+) -> Float[np.ndarray, "T h w 1"]:
+    """Strength scaled as its frames are; where it has two levels, as a mask, it keeps them."""
+    from vjax import video as media
+
+    low, high = float(strength.min()), float(strength.max())
+    if low == high:
+        return np.full((len(strength), height, width, 1), low, np.float32)
+    mask = ((strength == low) | (strength == high)).all()
+    levels = (strength - low) / (high - low) if mask else strength
+    as_image = np.rint(np.repeat(levels, 3, axis=-1) * 255).astype(np.uint8)
+    levels = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
+    return np.where(np.rint(levels) > 0, np.float32(high), np.float32(low)) if mask else levels
 
 
 def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:

@@ -126,7 +126,10 @@ def known_latents(
     stop = start + 1 + ratio * (latents - 1)
     if canvas.partly_known(start, stop):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
-        frames, strength = canvas.cut(start, stop)
+        # The last latent may reach beyond the end, where the last frame stands still.
+        frames, strength = canvas.cut(start, min(stop, canvas.frames))
+        beyond = ((0, stop - start - len(frames)), (0, 0), (0, 0), (0, 0))
+        frames, strength = (np.pad(each, beyond, mode="edge") for each in (frames, strength))
         kept = of_pixels(np.broadcast_to(strength, (*frames.shape[:3], 1)), model)
         return np.where(kept > 0, encode(frames), source), kept
     kept = np.zeros((latents, 1, 1, 1), np.float32)

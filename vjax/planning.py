@@ -60,7 +60,10 @@ class Segment:
 
 
 class Kept(NamedTuple):
-    """A stretch of given frames that is kept, in seconds of their sound and of the result."""
+    """A stretch of given frames that is kept or changed in place, whose sound stays under it.
+
+    In seconds of their sound and of the result.
+    """
 
     sound: Any  # None: they have none
     start: float
@@ -146,7 +149,7 @@ class Plan:
 
     @property
     def kept(self) -> tuple[Kept, ...]:
-        """The stretches of given frames that are kept."""
+        """The stretches of given frames of which anything is kept."""
         fps = self.canvas.fps
         return tuple(
             Kept(
@@ -157,7 +160,7 @@ class Plan:
             )
             for given in self.canvas.given
             if given.at < self.frames
-            for start, stop in runs(given.whole)
+            for start, stop in runs(np.any(given.strength > 0, axis=(1, 2, 3)))
         )
 
 

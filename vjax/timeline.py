@@ -260,19 +260,28 @@ def _guides(anchors: tuple[Anchor, ...]) -> list[str]:
 
 def _described(piece: Piece) -> str:
     count, height, width, _ = piece.pixels.shape
-    kept = (piece.strength >= 1).all(axis=(1, 2, 3))
-    free = (piece.strength <= 0).all(axis=(1, 2, 3))
-    what = [
-        f"{number} {word}"
-        for number, word in (
-            (kept.sum(), "kept"),
-            ((~kept & ~free).sum(), "kept in part"),
-            (free.sum(), "made anew"),
-        )
-        if number
-    ]
-    said = "kept" if kept.all() else ", ".join(what)
     at = "" if piece.at is None else f" at {piece.at:g} s"
     rate = "" if piece.fps is None or count == 1 else f", {piece.fps:g} a second"
     sound = "" if piece.sound is None else ", with sound"
+    said = _said_of(piece.strength)
     return f"{count} frame{'s' * (count > 1)} of {width}x{height}{rate}{at}{sound}: {said}"
+
+
+def _said_of(strength: np.ndarray) -> str:
+    """What happens to given frames: counted in frames, or where a mask parts them in pixels."""
+    kept, free = strength >= 1, strength <= 0
+    whole = [each.all(axis=(1, 2, 3)) for each in (kept, ~kept & ~free, free)]
+    if whole[0].all():
+        return "kept"
+    words = ("kept", "a start to depart from", "made anew")
+    if np.any(whole, axis=0).all():
+        return ", ".join(
+            f"{n.sum()} {word}" for n, word in zip(whole, words, strict=True) if n.any()
+        )
+    sides = ("black", "white", "white")
+    parts = [
+        f"{100 * each.mean():.3g}% {word} ({side} in the mask)"
+        for each, word, side in zip((kept, ~kept & ~free, free), words, sides, strict=True)
+        if each.any()
+    ]
+    return f"of the pixels {', '.join(parts)}"

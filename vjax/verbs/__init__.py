@@ -25,7 +25,17 @@ from vjax.verbs.request import (
 )
 
 # In the order of the command line's help.
-VERBS = ("text", "animate", "bridge", "keyframes", "extend", "infill", "recut", "loop")
+VERBS = (
+    "text",
+    "animate",
+    "bridge",
+    "keyframes",
+    "extend",
+    "infill",
+    "inpaint",
+    "recut",
+    "loop",
+)
 
 __all__ = [
     "VERBS",

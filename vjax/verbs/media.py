@@ -2,7 +2,10 @@
 
 import os
 
-from vjax.timeline import Piece, as_frames
+import numpy as np
+from jaxtyping import Bool
+
+from vjax.timeline import Piece, RequestError, as_frames
 from vjax.verbs.request import Media
 
 LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
@@ -24,11 +27,9 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Pie
         notes = []
 
         def bounded(width: int, height: int) -> tuple[int, int]:
-            scale = LONGEST_SIDE / max(width, height)
-            if scale >= 1:
-                return width, height
-            small = max(1, round(width * scale)), max(1, round(height * scale))
-            notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
+            small = _bounded(width, height)
+            if small != (width, height):
+                notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
             return small
 
         clip = video.read(source, size=bounded, frames=1 if first else None)
@@ -36,3 +37,68 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Pie
         return Piece(clip.frames, fps=rate, sound=clip.sound, notes=(*clip.notes, *notes))
     frames = as_frames(source)
     return Piece(frames[:1] if first else frames, fps=fps)
+
+
+def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[str, ...]]:
+    """Where a mask of given frames is white, and what the user should know of how it was read.
+
+    White is what changes, in every verb. A mask has the size of its frames, and either one picture
+    for all of them or one for each.
+
+    Args:
+        source: a file, or an array [T H W], [H W], or with a last axis of 1 or 3: true or false,
+            whole numbers from 0 to 255 or floats from 0 to 1.
+
+    Raises:
+        RequestError: it does not fit the frames, or none of it is white.
+        MediaError: it holds no pictures.
+    """
+    from vjax import video
+
+    if isinstance(source, str | os.PathLike):
+        found = video.read_mask(source, size=_bounded)
+    else:
+        found = video.Mask(video.white(_as_pictures(source, piece.pixels.shape[1:3])))
+    (count, height, width), white = piece.pixels.shape[:3], found.white
+    if white.shape[1:] != (height, width):
+        raise RequestError(
+            f"The mask is {white.shape[2]}x{white.shape[1]} and what it is for is {width}x{height}:"
+            " make it of the same size."
+        )
+    if len(white) not in (1, count) and found.fps and piece.fps:
+        index = video.resample(np.arange(len(white)), found.fps, piece.fps)
+        white = white[index] if len(index) == count else white  # it shows still frames once
+    if len(white) not in (1, count):
+        raise RequestError(
+            f"The mask has {len(white)} frames and the video {count}: give one picture for all of "
+            "them, or one for each."
+        )
+    if not white.any():
+        raise RequestError("No pixel of the mask is white, so nothing would change.")
+    note = f"The mask is white in {_percent(white)} of the picture: that changes, black is kept."
+    return np.broadcast_to(white, (count, height, width)), (*found.notes, note)
+
+
+def _as_pictures(array: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """A mask in memory as frames [T H W 3]."""
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.ndim == 4 or (
+        array.ndim == 3 and array.shape[:2] == sides and array.shape[2] in (1, 3)
+    ):
+        array = array[None] if array.ndim == 3 else array
+    elif array.ndim in (2, 3):
+        array = array.reshape(-1, *array.shape[-2:], 1)
+    if array.shape[-1:] == (1,):
+        array = np.repeat(array, 3, axis=-1)
+    return as_frames(array)
+
+
+def _bounded(width: int, height: int) -> tuple[int, int]:
+    scale = min(LONGEST_SIDE / max(width, height), 1)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _percent(white: np.ndarray) -> str:
+    share = 100 * white.mean()
+    return f"{share:.0f}%" if 1 <= share <= 99 or share == 100 else f"{share:.2g}%"

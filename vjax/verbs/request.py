@@ -85,6 +85,7 @@ Size = Annotated[
     tuple[int, int] | None, Option("such as 128x80; default: native", "WxH", parse_size)
 ]
 Fps = Annotated[float | None, Option("frame rate; default: native", "F")]
+OwnFps = Annotated[float | None, Option("frame rate; default: that of VIDEO", "F")]
 Frames = Annotated[int | None, Option("length in frames", "N")]
 Seconds = Annotated[float | None, Option("length in seconds", "S")]
 

@@ -1,6 +1,7 @@
 """Files to uint8 arrays and back, with every frame shown at its right time.
 
     reading.py    any video, animation, picture or folder of pictures → `Clip`
+    masks.py      the same as a mask: which pixels are white
     streams.py    videos, through PyAV (ffmpeg's libraries)
     pictures.py   pictures and animations, through Pillow
     colour.py     what a video's numbers mean → 8-bit sRGB
@@ -21,9 +22,10 @@ PyAV and Pillow are imported when a file is read or written, not before.
 from vjax.video.clip import Clip, MediaError
 from vjax.video.fitting import fit
 from vjax.video.formats import check_writable, holds_sound, is_exact
+from vjax.video.masks import Mask, read_mask, white
 from vjax.video.metadata import read_metadata
 from vjax.video.placing import free_path
-from vjax.video.reading import read, read_mask
+from vjax.video.reading import read
 from vjax.video.sheet import contact_sheet
 from vjax.video.sound import Sound, arranged
 from vjax.video.timing import resample
@@ -31,6 +33,7 @@ from vjax.video.writing import Writer, write
 
 __all__ = [
     "Clip",
+    "Mask",
     "MediaError",
     "Sound",
     "Writer",
@@ -45,5 +48,6 @@ __all__ = [
     "read_mask",
     "read_metadata",
     "resample",
+    "white",
     "write",
 ]

@@ -38,8 +38,8 @@ class Picture:
     silent = True
     careful = True  # with the duration of the last frame
 
-    def __init__(self, path: pathlib.Path, image: Any, broken: bool):
-        self.path, self.image, self.broken = path, image, broken
+    def __init__(self, path: pathlib.Path, image: Any, broken: bool, layer: str):
+        self.path, self.image, self.broken, self.layer = path, image, broken, layer
         self.still = not (image.format in _ANIMATED and getattr(image, "is_animated", False))
         self.count = 1 if self.still else getattr(image, "n_frames", 1)
         self.tick = 0.005 if image.format == "GIF" else 0.0005
@@ -94,7 +94,7 @@ class Picture:
         return _fitted(pixels, target)
 
     def _pixels(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The current frame as upright 8-bit sRGB over black."""
+        """The current frame as upright 8-bit sRGB: over black, or the layer of it asked for."""
         from PIL import Image
 
         self.image.load()
@@ -105,9 +105,13 @@ class Picture:
         elif frame.mode == "F":
             raise MediaError(f"{self.path} is a floating-point picture; save it as png or jpg.")
         alpha = frame.convert("RGBA").getchannel("A") if frame.has_transparency_data else None
-        frame = self._managed(frame)
-        if alpha is not None:
-            frame = Image.composite(frame, Image.new("RGB", frame.size), alpha)
+        if self.layer == "opacity":
+            opaque = Image.new("L", frame.size, 255)
+            frame = Image.merge("RGB", [alpha or opaque] * 3)
+        else:
+            frame = self._managed(frame)
+            if alpha is not None and self.layer == "shown":
+                frame = Image.composite(frame, Image.new("RGB", frame.size), alpha)
         turn = _turn(_orientation(self.image))
         if turn is not None:
             frame = frame.transpose(turn)
@@ -146,14 +150,20 @@ def _fitted(pixels: UInt8[np.ndarray, "H W 3"], target: Size) -> UInt8[np.ndarra
     return fit(pixels[None], *target)[0]
 
 
-def open_picture(path: pathlib.Path) -> Picture | None:
-    """The picture or animation in a file; None if it is of a kind that Pillow does not read."""
+def open_picture(path: pathlib.Path, layer: str = "shown") -> Picture | None:
+    """The picture or animation in a file; None if it is of a kind that Pillow does not read.
+
+    Args:
+        layer: "shown", its colours over black; "colour", without heed of transparency; "opacity",
+            as gray, white where nothing shines through.
+    """
     from PIL import Image, UnidentifiedImageError
 
     mended = _mended_webp(path)
     try:
         with _within_limits(path):
-            return Picture(path, Image.open(mended or path, formats=_KINDS), mended is not None)
+            image = Image.open(mended or path, formats=_KINDS)
+            return Picture(path, image, mended is not None, layer)
     except UnidentifiedImageError:
         return None
     except MediaError:

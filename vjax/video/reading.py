@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from vjax.video import clip as clips
 from vjax.video import metadata, pictures, streams
@@ -29,6 +29,7 @@ def read(
     seconds: tuple[float, float] | None = None,
     frames: int | None = None,
     sound: bool = True,
+    layer: str = "shown",
 ) -> Clip:
     """Reads any video, animation or picture, or a folder of pictures in the order of their numbers.
 
@@ -44,6 +45,7 @@ def read(
         seconds: read only what begins between these two; the second may be infinite.
         frames: read at most so many.
         sound: whether to read sound too.
+        layer: of pictures and animations, see `pictures.open_picture`.
 
     Raises:
         MediaError: nothing can be decoded. Of a file with a damaged tail, what comes before it is
@@ -56,8 +58,8 @@ def read(
     if frames is not None and frames < 1:
         raise MediaError(f"At least one frame must be read of {path}, not {frames}.")
     if path.is_dir():
-        return _read_folder(path, size, frames)
-    with _opened(path) as source:
+        return _read_folder(path, size, frames, layer)
+    with _opened(path, layer) as source:
         reel = _collect(path, source, size, begin, until, frames)
         clip = _even(path, source, reel, frames)
         if sound and clip.fps and not source.silent:
@@ -71,24 +73,9 @@ def read(
         return clip
 
 
-def read_mask(
-    path: str | os.PathLike,
-    *,
-    size: Size | Callable[[int, int], Size] | None = None,
-    frames: int | None = None,
-) -> Bool[np.ndarray, "T H W"]:
-    """Reads a video, a picture or a folder of pictures as a mask: true where it is rather white.
-
-    Raises:
-        MediaError: as `read` does.
-    """
-    shown = read(path, size=size, frames=frames, sound=False).frames
-    return shown.max(axis=-1) >= 128
-
-
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[pictures.Picture | streams.Video]:
-    picture = pictures.open_picture(path)
+def _opened(path: pathlib.Path, layer: str) -> Iterator[pictures.Picture | streams.Video]:
+    picture = pictures.open_picture(path, layer)
     if picture is not None:
         with picture:
             yield picture
@@ -201,13 +188,13 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     return [found[number] for number in sorted(found)]
 
 
-def _read_folder(folder: pathlib.Path, size, count: int | None) -> Clip:
+def _read_folder(folder: pathlib.Path, size, count: int | None, layer: str) -> Clip:
     paths = numbered(folder)
     notes: dict[str, None] = {}
     frames: list[Any] = []
     target = original = None
     for path in paths[:count]:
-        with _opened(clips.existing(path)) as source:
+        with _opened(clips.existing(path), layer) as source:
             _, _, found, make = next(iter(source.frames()))
             if original is None:
                 original = found

@@ -1,0 +1,55 @@
+"""inpaint: a region of a video made anew."""
+
+import dataclasses
+from typing import Annotated
+
+import numpy as np
+
+from vjax.timeline import Timeline
+from vjax.verbs import media
+from vjax.verbs.request import Media, Option, OwnFps, Prompt, Request
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inpaint(Request):
+    """A region of a video made anew, and all else kept."""
+
+    video: Annotated[Media, Option("the video or picture to change", "VIDEO", positional=True)]
+    prompt: Prompt
+    _: dataclasses.KW_ONLY
+    mask: Annotated[
+        Media,
+        Option("a picture for all frames, or a video: white is made anew, black is kept", "MASK"),
+    ]
+    fps: OwnFps = None
+    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+
+    def timeline(self) -> Timeline:
+        given = media.read(self.video, self.fps_in)
+        white, notes = media.mask(self.mask, given)
+        return Timeline(
+            self.prompt,
+            (
+                dataclasses.replace(
+                    given,
+                    strength=np.where(white, np.float32(0), np.float32(1))[..., None],
+                    notes=(*given.notes, *notes),
+                ),
+            ),
+            self.negative,
+            size=self.size,
+            fps=given.fps if self.fps is None else self.fps,
+        )
+
+
+def inpaint(video: Media, prompt: str, **options) -> Timeline:
+    """The given video with a region of it made anew; the rest comes back as it is.
+
+    Args:
+        options: `mask`, of the size of the video: a picture for all of its frames, or one for each.
+            What is white in it (from half gray on) is made anew, what is black is kept; as a file,
+            or as an array [H W], [T H W], … of true and false, 0 to 255 or 0.0 to 1.0. `fps_in`,
+            the frame rate of an array (the model's); `fps` of the result (the video's own);
+            `negative` and `size` as in `text`.
+    """
+    return Inpaint.of(video, prompt, **options).timeline()
