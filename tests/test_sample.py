@@ -202,6 +202,8 @@ def test_sound_stays_under_the_frames_that_are_kept(bundle, here, capsys):
     assert code == 0, err
     assert any("sound stays" in line for line in err)
     heard = media.read("out.mkv").sound
+    succeed(capsys, "--like", "out.mkv", "--model", bundle, "--mute", "--out", "mute.mkv")
+    assert media.read("mute.mkv").sound is None
     assert heard.seconds == pytest.approx(2, abs=0.02)
     assert not heard.samples[:7900].any()
     np.testing.assert_array_equal(heard.samples[8100:15900], tone[100:7900])

@@ -44,6 +44,18 @@ def test_a_request_survives_json(values):
     hash(dataclasses.astuple(request))  # nothing in it can be changed
 
 
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_verb_is_told_its_style(verb, tmp_path):
+    video.write(tmp_path / "a.mkv", tiny.clip(9), 8)
+    values = next(values for values in FULL if values["verb"] == verb) | {"style": "film noir"}
+    stored = json.loads(json.dumps(verbs.to_json(verbs.from_json(values))))
+    assert stored["style"][0].startswith("{prompt}. Style: film noir")  # needs no list of styles
+    request = verbs.from_json(stored | {"negative": "rain"}, lambda _: tmp_path / "a.mkv")
+    timeline = request.timeline()
+    assert timeline.prompt.startswith(f"{values['prompt']}. Style: film noir")
+    assert timeline.negative.startswith("rain, colour")
+
+
 def test_files_are_stored_under_names_and_found_again():
     request = verbs.from_json({"verb": "infill", **VIDEO, "keep": [[0, 1]]})
     stored = verbs.to_json(request, lambda file: {"name": str(file), "sha256": "0"})

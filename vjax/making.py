@@ -95,9 +95,10 @@ def _work(
     for request in order.requests:
         if plan is None:
             plan = pipe.plan(given)
-            sound = media.arranged(plan.kept, plan.frames / plan.fps)
+            if not request.mute:
+                sound = media.arranged(plan.kept, plan.frames / plan.fps)
         else:  # all share the given frames
-            plan = planning.reworded(plan, request.prompt, pipe.config, pipe.tokenizer)
+            plan = planning.reworded(plan, request.told, pipe.config, pipe.tokenizer)
         _, method = pipe.check(plan, seed=order.seed, variations=order.variations, **order.sampling)
         notes.update(dict.fromkeys([*plan.notes, *plan.warnings]))
         if pipe.mesh is not None:

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from vjax import ending, validation, verbs
+from vjax import ending, styles, validation, verbs
 from vjax.config import ConfigError, MeshConfig
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
@@ -32,6 +32,7 @@ examples:
   {PROGRAM} animate photo.png --prompt "a blue star spins at night"
   {PROGRAM} extend clip.mp4 --seconds 2 --prompt "a red circle moves right"
   {PROGRAM} infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"
+  {PROGRAM} styles
   {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
   {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
 """
@@ -45,6 +46,7 @@ def _named(text: str) -> str:
 
 # What every verb takes on the command line beside its own fields.
 OPTIONS = {
+    "styles": Option("a file of your own styles: JSON or CSV", "FILE", _named),
     "prompts": Option("instead of --prompt: a video for each line of FILE", "FILE", _named),
     "variations": Option("so many of each, with seeds N, N+1, …", "K", int),
     "seed": Option("decides what is left open (0)", "N", int),
@@ -105,7 +107,10 @@ def _parser(kind: type[Request]) -> _Parser:
             action = "append" if verbs.repeats(kind, field) else "store"
             _add(what, name, option, action=action, dest=field)
     for name, option in OPTIONS.items():
-        early, late = name in ("prompts", "variations"), name in ("out", "quality", "like")
+        early, late = (
+            name in ("prompts", "variations", "styles"),
+            name in ("out", "quality", "like"),
+        )
         _add(what if early else where if late else how, name, option)
     for name, option in FLAGS.items():
         where.add_argument(_dashed(name), help=option.help, action="store_true")
@@ -223,6 +228,11 @@ def parse(arguments: list[str]) -> Order:
             raise RequestError("Give either --prompt or --prompts, not both.")
         prompts = _lines(file)
         values["prompt"] = prompts[0]
+    own = settings.pop("styles", None)
+    if own is not None:
+        if "style" not in values:
+            raise RequestError("--styles names a file to choose --style NAME from.")
+        values["style"] = styles.find(values["style"], own)
     if recipe is not None:
         values |= recipes.carried(recipe, kind, values, like)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
@@ -235,7 +245,7 @@ def parse(arguments: list[str]) -> Order:
         settings["mesh"] = _mesh(mesh)
     requests = [first, *(dataclasses.replace(first, prompt=prompt) for prompt in prompts[1:])]
     sampling = {name: settings.pop(name) for name in SAMPLING if name in settings}
-    reads = tuple(filter(None, [file, like]))
+    reads = tuple(filter(None, [file, own, like]))
     return Order(requests=tuple(requests), sampling=sampling, reads=reads, **settings)
 
 
@@ -304,7 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: _say(f"note: {message}")
-            order = parse(sys.argv[1:] if arguments is None else arguments)
+            arguments = sys.argv[1:] if arguments is None else arguments
+            if arguments[:1] == ["styles"]:
+                return _list_styles(arguments[1:])
+            order = parse(arguments)
             from vjax import making
 
             work = making.prepare(order)
@@ -328,6 +341,19 @@ def main(arguments: list[str] | None = None) -> int:
         after = f" ({_so_far(finished, total)})" if finished else ""
         _say(f"vjax.sample: {why}{after}")
         return failure
+    return 0
+
+
+def _list_styles(arguments: list[str]) -> int:
+    """`styles [FILE]`: what `--style` may name, a line each."""
+    if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: {PROGRAM} styles [FILE]\n\nLists what --style may name, those of FILE too.")
+        return 2 if len(arguments) > 1 else 0
+    known = styles.styles(*arguments)
+    width = max(map(len, known))
+    for name, style in known.items():
+        line = f"{name:<{width}}  {style.prompt}"
+        print("".join(c if c.isprintable() else " " for c in line))
     return 0
 
 

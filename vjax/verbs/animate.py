@@ -19,14 +19,8 @@ class Animate(Request):
     seconds: Seconds = None
 
     def timeline(self) -> Timeline:
-        return Timeline(
-            self.prompt,
-            (media.read(self.image, first=True), Gap()),
-            self.negative,
-            frames=self.frames,
-            seconds=self.seconds,
-            size=self.size,
-            fps=self.fps,
+        return self.with_film(
+            (media.read(self.image, first=True), Gap()), frames=self.frames, seconds=self.seconds
         )
 
 

@@ -21,15 +21,7 @@ class Bridge(Request):
 
     def timeline(self) -> Timeline:
         first, last = (media.read(picture, first=True) for picture in (self.first, self.last))
-        return Timeline(
-            self.prompt,
-            (first, Gap(), last),
-            self.negative,
-            frames=self.frames,
-            seconds=self.seconds,
-            size=self.size,
-            fps=self.fps,
-        )
+        return self.with_film((first, Gap(), last), frames=self.frames, seconds=self.seconds)
 
 
 def bridge(first: Media, last: Media, prompt: str, **options) -> Timeline:

@@ -33,14 +33,7 @@ class Extend(Request):
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)
         gap = Gap(SECONDS if self.seconds is None and self.frames is None else self.seconds)
-        return Timeline(
-            self.prompt,
-            (gap, given) if self.before else (given, gap),
-            self.negative,
-            frames=self.frames,
-            size=self.size,
-            fps=self.fps,
-        )
+        return self.with_film((gap, given) if self.before else (given, gap), frames=self.frames)
 
 
 def extend(video: Media, prompt: str, **options) -> Timeline:

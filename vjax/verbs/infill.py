@@ -37,13 +37,7 @@ class Infill(Request):
             raise RequestError(
                 "Every frame is kept, so nothing is left to make: keep fewer frames."
             )
-        return Timeline(
-            self.prompt,
-            (dataclasses.replace(given, strength=kept[:, None, None, None]),),
-            self.negative,
-            size=self.size,
-            fps=self.fps,
-        )
+        return self.with_film((dataclasses.replace(given, strength=kept[:, None, None, None]),))
 
 
 def infill(video: Media, prompt: str, **options) -> Timeline:

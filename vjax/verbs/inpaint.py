@@ -27,19 +27,12 @@ class Inpaint(Request):
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)
         white, notes = media.mask(self.mask, given)
-        return Timeline(
-            self.prompt,
-            (
-                dataclasses.replace(
-                    given,
-                    strength=np.where(white, np.float32(0), np.float32(1))[..., None],
-                    notes=(*given.notes, *notes),
-                ),
-            ),
-            self.negative,
-            size=self.size,
-            fps=given.fps if self.fps is None else self.fps,
+        piece = dataclasses.replace(
+            given,
+            strength=np.where(white, np.float32(0), np.float32(1))[..., None],
+            notes=(*given.notes, *notes),
         )
+        return self.with_film((piece,), fps=given.fps if self.fps is None else self.fps)
 
 
 def inpaint(video: Media, prompt: str, **options) -> Timeline:

@@ -48,15 +48,7 @@ class Keyframes(Request):
             dataclasses.replace(media.read(picture, first=True), at=time)
             for picture, time in sorted(self.keys, key=lambda key: key[1])
         ]
-        return Timeline(
-            self.prompt,
-            (*film, Gap()),
-            self.negative,
-            frames=self.frames,
-            seconds=self.seconds,
-            size=self.size,
-            fps=self.fps,
-        )
+        return self.with_film((*film, Gap()), frames=self.frames, seconds=self.seconds)
 
 
 def keyframes(keys: Sequence[tuple[Media, float]], prompt: str, **options) -> Timeline:

@@ -34,16 +34,7 @@ class Loop(Request):
         else:
             added = SECONDS if self.seconds is None and self.frames is None else self.seconds
             film, seconds = (media.read(self.video, self.fps_in), Gap(added)), None
-        return Timeline(
-            self.prompt,
-            film,
-            self.negative,
-            frames=self.frames,
-            seconds=seconds,
-            size=self.size,
-            fps=self.fps,
-            loop=True,
-        )
+        return self.with_film(film, frames=self.frames, seconds=seconds, loop=True)
 
 
 def loop(prompt: str, video: Media | None = None, **options) -> Timeline:

@@ -54,7 +54,7 @@ class Recut(Request):
     def timeline(self) -> Timeline:
         videos = [media.read(video, self.fps_in) for video in self.videos]
         film = [Gap(cut) if isinstance(cut, float) else _piece(videos, cut) for cut in self.film]
-        return Timeline(self.prompt, tuple(film), self.negative, size=self.size, fps=self.fps)
+        return self.with_film(tuple(film))
 
 
 def _piece(videos: Sequence[Piece], cut: tuple[int, ...]) -> Piece:

@@ -6,13 +6,14 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Shaped
 
-from vjax.timeline import RequestError, Timeline
+from vjax import styles
+from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 # A file, or frames [T H W 3], [H W 3]: whole numbers from 0 to 255 or floats from 0 to 1.
 Media = str | os.PathLike | Shaped[np.ndarray, "..."]
@@ -86,6 +87,11 @@ Size = Annotated[
 ]
 Fps = Annotated[float | None, Option("frame rate; default: native", "F")]
 OwnFps = Annotated[float | None, Option("frame rate; default: that of VIDEO", "F")]
+StyleName = Annotated[
+    tuple[str, str] | str,
+    Option("what is said around the prompt: a name that `styles` lists", "NAME"),
+]
+Mute = Annotated[bool, Option("without the sound of what is given")]
 Frames = Annotated[int | None, Option("length in frames", "N")]
 Seconds = Annotated[float | None, Option("length in seconds", "S")]
 
@@ -101,8 +107,10 @@ class Request:
     verb: ClassVar[str]
 
     negative: Negative = ""
+    style: StyleName = ""
     size: Size = None
     fps: Fps = None
+    mute: Mute = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -112,7 +120,21 @@ class Request:
         for name, hint in _hints(type(self)).items():
             value = _checked(hint, getattr(self, name), f"{self.verb}: {name}", None)
             object.__setattr__(self, name, value)
+        if self.style:
+            object.__setattr__(self, "style", tuple(styles.of(self.style)))
         self.check()
+
+    @property
+    def told(self) -> str:
+        """What the model is told to show: the prompt in its style."""
+        return styles.of(self.style).told(self.prompt)
+
+    def with_film(self, film: Sequence[Piece | Gap] = (Gap(),), **more: Any) -> Timeline:
+        """The timeline of a film, with what all verbs say of their result."""
+        avoided = styles.of(self.style).avoided(self.negative)
+        return Timeline(
+            self.told, tuple(film), avoided, **{"size": self.size, "fps": self.fps, **more}
+        )
 
     def check(self) -> None:
         """Raises RequestError for values of the right types that cannot work together."""

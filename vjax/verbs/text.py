@@ -16,14 +16,7 @@ class Text(Request):
     seconds: Seconds = None
 
     def timeline(self) -> Timeline:
-        return Timeline(
-            self.prompt,
-            negative=self.negative,
-            frames=self.frames,
-            seconds=self.seconds,
-            size=self.size,
-            fps=self.fps,
-        )
+        return self.with_film(frames=self.frames, seconds=self.seconds)
 
 
 def text(prompt: str, **options) -> Timeline:
