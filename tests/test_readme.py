@@ -92,7 +92,8 @@ def prepare(arguments: list[str]) -> None:
         elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
             assert main("vjax.sample", ["--prompt", "a red circle", "--out", name]) == 0
         elif name.endswith((".mp4", ".webm", ".gif")):
-            media.write(name, tiny.clip(33, 96, 96), 16)
+            said = {"request": {"prompt": "a red circle"}}
+            media.write(name, tiny.clip(33, 96, 96), 16, metadata=said)
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if not is_synopsis(c)], ids=" ".join)

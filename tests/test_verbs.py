@@ -23,6 +23,7 @@ FULL = [
     {"verb": "inpaint", **VIDEO, "mask": "m.png", "fps_in": 8.0},
     {"verb": "loop", "prompt": "a", "video": "p.mp4", "seconds": 1.0},
     {"verb": "loop", "prompt": "a", "frames": 32},
+    {"verb": "interpolate", "video": "p.mp4", "prompt": "a", "fps": 24.0, "fps_in": 8.0},
     {
         "verb": "recut",
         "videos": ["a.mp4", "b.mp4"],
@@ -105,6 +106,7 @@ def test_files_are_stored_under_names_and_found_again():
         ({"verb": "infill", **VIDEO, "keep": {"0": 1}}, "keep must be a list"),
         ({"verb": "infill", **VIDEO, "keep": []}, "at least one range"),
         ({"verb": "inpaint", **VIDEO}, "inpaint needs mask: a picture for all frames"),
+        ({"verb": "interpolate", **VIDEO}, "how many frames a second"),
     ],
 )
 def test_values_of_any_other_kind_are_refused_in_one_line(values, message):

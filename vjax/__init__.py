@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors
     from vjax.verbs.extend import extend as extend
     from vjax.verbs.infill import infill as infill
     from vjax.verbs.inpaint import inpaint as inpaint
+    from vjax.verbs.interpolate import interpolate as interpolate
     from vjax.verbs.keyframes import keyframes as keyframes
     from vjax.verbs.loop import loop as loop
     from vjax.verbs.recut import recut as recut

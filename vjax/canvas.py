@@ -127,6 +127,12 @@ def check_size(model: ModelConfig, width: int, height: int) -> None:
         )
 
 
+def check_rate(fps: float) -> None:
+    """Raises RequestError for a frame rate that a result cannot have."""
+    if not 1 <= fps <= 120:
+        raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
+
+
 def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """The model's size of about its native area whose shape is nearest to width : height."""
     step = size_step(model)
@@ -148,11 +154,8 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     Raises:
         RequestError: a size, length, time or frame rate that cannot be made.
     """
-    if not timeline.prompt.strip() and not timeline.spans:
-        raise RequestError("The prompt is empty: say what the video should show.")
     fps = model.fps if timeline.fps is None else timeline.fps
-    if not 1 <= fps <= 120:
-        raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
+    check_rate(fps)
     length = _length(timeline, fps)
     if timeline.size is not None:
         width, height = timeline.size
@@ -168,7 +171,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     places, frames = _laid(
         timeline.film, [len(given) for given, _ in fitted], fps, length, model.frames
     )
-    _check_length(frames, fps)
+    check_length(frames, fps)
     given = [
         Given(piece, at, *each)
         for piece, at, each in zip(timeline.pieces, places, fitted, strict=True)
@@ -185,7 +188,10 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         given.append(head)
     said = tuple(dict.fromkeys(notes))
     total = frames + hidden
-    return Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop, guides)
+    canvas = Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop, guides)
+    if not (timeline.prompt.strip() or timeline.spans or canvas.known.all()):
+        raise RequestError("The prompt is empty: say what the video should show.")
+    return canvas
 
 
 def _loop_length(timeline: Timeline, length: int | None, model: ModelConfig) -> int:
@@ -263,12 +269,12 @@ def _length(timeline: Timeline, fps: float) -> int | None:
     if timeline.seconds is not None:
         if not 0 < timeline.seconds < math.inf:
             raise RequestError(f"{timeline.seconds:g} seconds is no length: it must be positive.")
-        _check_length(timeline.seconds * fps, fps)
+        check_length(timeline.seconds * fps, fps)
         frames = max(round(timeline.seconds * fps), 1)
     if frames is not None:
         if frames < 1:
             raise RequestError(f"A video has at least 1 frame, not {frames}.")
-        _check_length(frames, fps)
+        check_length(frames, fps)
     return frames
 
 
@@ -276,7 +282,7 @@ def _frames(seconds: float, fps: float) -> int:
     """How many frames a gap of so many seconds has."""
     if not 0 < seconds < math.inf:
         raise RequestError(f"{seconds:g} seconds cannot be added: it must be positive.")
-    _check_length(seconds * fps, fps)
+    check_length(seconds * fps, fps)
     if round(seconds * fps) < 1:
         raise RequestError(
             f"{seconds:g} seconds are less than one frame at {fps:g} frames a second: add "
@@ -289,11 +295,12 @@ def _frame_at(seconds: float, fps: float) -> int:
     """The frame that is shown at a time."""
     if not 0 <= seconds < math.inf:
         raise RequestError(f"{seconds:g} seconds is no time of a video: it begins at 0.")
-    _check_length(seconds * fps, fps)
+    check_length(seconds * fps, fps)
     return round(seconds * fps)
 
 
-def _check_length(frames: float, fps: float) -> None:
+def check_length(frames: float, fps: float) -> None:
+    """Raises RequestError for more frames than a result has."""
     longest = int(LONGEST_SECONDS * fps)
     if frames > longest:
         raise RequestError(
@@ -312,7 +319,10 @@ def _fitted(
     count = len(given)
     notes += piece.notes
     if given.shape[1:3] != (height, width):
-        given = _cropped(given, width, height, notes)
+        seen = strength.any(axis=(1, 2, 3))
+        fitted = np.zeros((count, height, width, 3), np.uint8)  # what is not seen takes no memory
+        fitted[seen] = _cropped(given[seen], width, height, notes)
+        given = fitted
         if strength.shape[1:3] != (1, 1):
             strength = _fitted_strength(strength, width, height)
     from_fps = model.fps if piece.fps is None else piece.fps

@@ -249,5 +249,8 @@ def _writer(
         overwrite=order.overwrite,
     )
     if sound is not None and media.holds_sound(path):
-        notes.append("The sound stays under the frames that are kept; the rest is silent.")
+        if plan.timeline.sound is not None:
+            notes.append("The sound stays as it is.")
+        else:
+            notes.append("The sound stays under the frames that are kept; the rest is silent.")
     return writer, notes

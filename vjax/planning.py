@@ -149,8 +149,10 @@ class Plan:
 
     @property
     def kept(self) -> tuple[Kept, ...]:
-        """The stretches of given frames of which anything is kept."""
+        """The stretches of given frames of which anything is kept, or all where a sound goes on."""
         fps = self.canvas.fps
+        if self.timeline.sound is not None:
+            return (Kept(self.timeline.sound, 0.0, self.frames / fps, 0.0),)
         return tuple(
             Kept(
                 given.piece.sound,

@@ -87,7 +87,7 @@ def _parser(kind: type[Request]) -> _Parser:
     usage = " ".join([PROGRAM, *([kind.verb, *positional] if positional else ["[VERB]"])])
     parser = _Parser(
         prog=PROGRAM,
-        usage=f"{usage} --prompt TEXT [options]",
+        usage=f"{usage} {'--prompt TEXT ' if verbs.needs(kind, 'prompt') else ''}[options]",
         description=kind.__doc__ if positional else "Makes videos from words, images and videos.",
         epilog=f"{_verbs()}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -237,7 +237,7 @@ def parse(arguments: list[str]) -> Order:
         values |= recipes.carried(recipe, kind, values, like)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
         settings = {**again, "recipe": recipe, **settings}
-    if "prompt" not in values:
+    if "prompt" not in values and verbs.needs(kind, "prompt"):
         raise RequestError('Say what to make: --prompt "a red circle moves right".')
     first = kind.read(values)
     mesh = {n: settings.pop(n) for n in list(settings) if n.startswith("mesh.")}

@@ -38,13 +38,13 @@ def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
                 "them, or give uint8."
             )
         frames = np.rint(frames.astype(np.float32) * 255)
-    elif np.issubdtype(frames.dtype, np.integer):
+    elif frames.dtype != np.uint8 and np.issubdtype(frames.dtype, np.integer):
         low, high = int(frames.min()), int(frames.max())
         if not 0 <= low <= high <= 255:
             raise RequestError(
                 f"Frames of whole numbers go from 0 to 255, but these go from {low} to {high}."
             )
-    else:
+    elif frames.dtype != np.uint8:
         raise RequestError(f"Frames are whole numbers or floats, not {frames.dtype}.")
     return np.ascontiguousarray(frames, np.uint8)
 
@@ -180,6 +180,7 @@ class Timeline:
         anchors: what guides it, at times or as references, and is not shown.
         spans: texts that speak over parts of the result. Where they say all of it, the prompt may
             be empty.
+        sound: what is heard from its start on; None: the sound of the frames that are kept.
 
     Raises:
         RequestError: the film is empty, or cannot be a loop.
@@ -195,6 +196,7 @@ class Timeline:
     loop: bool = False
     anchors: tuple[Anchor, ...] = ()
     spans: tuple[Span, ...] = ()
+    sound: Any = None
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):
@@ -231,6 +233,7 @@ class Timeline:
                 left = "what is left of the length"
                 lines.append(f"made    {left if item.seconds is None else f'{item.seconds:g} s'}")
         lines += _guides(self.anchors)
+        lines += [] if self.sound is None else ["heard   the sound of the video, all of it"]
         if self.loop:
             lines.append("loop    the end meets the start")
         length = f"{self.seconds:g} s" if self.seconds is not None else ""

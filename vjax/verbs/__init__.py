@@ -19,6 +19,7 @@ from vjax.verbs.request import (
     is_flag,
     mapped,
     named_options,
+    needs,
     options,
     repeats,
     to_json,
@@ -35,6 +36,7 @@ VERBS = (
     "inpaint",
     "recut",
     "loop",
+    "interpolate",
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "is_flag",
     "mapped",
     "named_options",
+    "needs",
     "options",
     "repeats",
     "request_type",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from vjax.timeline import Gap, RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, Prompt, Request
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request
 
 SECONDS = 2.0  # that are added unless the user says
 
@@ -20,7 +20,7 @@ class Extend(Request):
     seconds: Annotated[float | None, Option(f"how much to add ({SECONDS:g})", "S")] = None
     frames: Annotated[int | None, Option("length of the result, instead of --seconds", "N")] = None
     before: Annotated[bool, Option("make what comes before it, not after")] = False
-    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         if self.seconds is not None and self.frames is not None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, Prompt, Request, parse_range, within
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_range, within
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Infill(Request):
         tuple[tuple[int, int], ...],
         Option("keep frames A to B - 1; may be repeated", "A:B", parse_range),
     ] = ()
-    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         if not self.keep:

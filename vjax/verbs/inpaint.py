@@ -7,7 +7,7 @@ import numpy as np
 
 from vjax.timeline import Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, OwnFps, Prompt, Request
+from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Prompt, Request
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Inpaint(Request):
         Option("a picture for all frames, or a video: white is made anew, black is kept", "MASK"),
     ]
     fps: OwnFps = None
-    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+    fps_in: FpsIn = None
 
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)

@@ -6,7 +6,7 @@ from typing import Annotated
 from vjax.timeline import Gap, RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.extend import SECONDS
-from vjax.verbs.request import Media, Option, Prompt, Request
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Loop(Request):
         float | None, Option(f"its length, or how much to add to a video ({SECONDS:g})", "S")
     ] = None
     frames: Annotated[int | None, Option("length of the result, instead of --seconds", "N")] = None
-    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         if self.seconds is not None and self.frames is not None:

@@ -102,3 +102,21 @@ def _bounded(width: int, height: int) -> tuple[int, int]:
 def _percent(white: np.ndarray) -> str:
     share = 100 * white.mean()
     return f"{share:.0f}%" if 1 <= share <= 99 or share == 100 else f"{share:.2g}%"
+
+
+def prompt_of(source: Media, prompt: str = "") -> tuple[str, str]:
+    """What a video shows: what the user says, or what the file says it was made from; and a note.
+
+    Raises:
+        RequestError: neither says anything.
+    """
+    if prompt.strip():
+        return prompt, ""
+    if isinstance(source, str | os.PathLike):
+        from vjax import video
+
+        request = (video.read_metadata(source) or {}).get("request")
+        found = request.get("prompt") if isinstance(request, dict) else None
+        if isinstance(found, str) and found.strip():
+            return found, f"The prompt is that which {os.path.basename(source)} was made from."
+    raise RequestError("The video does not say what it shows: say it with a prompt.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, Prompt, Request, parse_range, within
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_range, within
 
 Cut = float | tuple[int, int] | tuple[int, int, int]
 
@@ -43,7 +43,7 @@ class Recut(Request):
             },
         ),
     ] = ()
-    fps_in: Annotated[float | None, Option("frame rate of the given videos", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         if not any(isinstance(cut, tuple) for cut in self.film):

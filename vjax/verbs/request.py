@@ -7,6 +7,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -62,6 +63,16 @@ def parse_range(text: str) -> tuple[int, int]:
     return start, end
 
 
+def parse_rate(text: str) -> float:
+    """ "30" or "30000/1001" as frames a second."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise RequestError(
+            f"{_shown(text)} is no frame rate: write a number or a fraction, such as 30000/1001."
+        ) from None
+
+
 def within(start: int, end: int, count: int, what: str) -> slice:
     """The frames from `start` to `end` - 1 of something that has so many.
 
@@ -81,17 +92,23 @@ def within(start: int, end: int, count: int, what: str) -> slice:
 
 # Fields that several verbs have.
 Prompt = Annotated[str, Option("what the video should show", "TEXT")]
+SourcePrompt = Annotated[
+    str, Option("what the video shows; default: what it says it was made from", "TEXT")
+]
 Negative = Annotated[str, Option("what it should not show", "TEXT")]
 Size = Annotated[
     tuple[int, int] | None, Option("such as 128x80; default: native", "WxH", parse_size)
 ]
-Fps = Annotated[float | None, Option("frame rate; default: native", "F")]
-OwnFps = Annotated[float | None, Option("frame rate; default: that of VIDEO", "F")]
 StyleName = Annotated[
     tuple[str, str] | str,
     Option("what is said around the prompt: a name that `styles` lists", "NAME"),
 ]
 Mute = Annotated[bool, Option("without the sound of what is given")]
+OwnFps = Annotated[float | None, Option("frame rate; default: that of VIDEO", "F", parse_rate)]
+Fps = Annotated[
+    float | None, Option("frame rate, such as 24 or 30000/1001; default: native", "F", parse_rate)
+]
+FpsIn = Annotated[float | None, Option("frame rate of what is given", "F", parse_rate)]
 Frames = Annotated[int | None, Option("length in frames", "N")]
 Seconds = Annotated[float | None, Option("length in seconds", "S")]
 
@@ -212,6 +229,12 @@ def repeats(kind: type[Request], name: str) -> bool:
 def is_flag(kind: type[Request], name: str) -> bool:
     """Whether a field is either there or not."""
     return bool in _inner(_hints(kind)[name])
+
+
+def needs(kind: type[Request], name: str) -> bool:
+    """Whether a field has no default."""
+    (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
+    return field.default is dataclasses.MISSING
 
 
 def to_json(request: Request, name: Callable[[Media], Any] | None = None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from vjax.video.placing import free_path
 from vjax.video.reading import read
 from vjax.video.sheet import contact_sheet
 from vjax.video.sound import Sound, arranged
-from vjax.video.timing import resample
+from vjax.video.timing import exact_rate, resample
 from vjax.video.writing import Writer, write
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "arranged",
     "check_writable",
     "contact_sheet",
+    "exact_rate",
     "fit",
     "free_path",
     "holds_sound",

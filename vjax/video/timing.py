@@ -1,6 +1,7 @@
 """Times of frames to an even frame rate, and one frame rate to another."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -86,6 +87,19 @@ def resample(
         return frames
     starts = np.arange(len(frames)) / from_fps
     return frames[on_clock(starts, len(frames) / from_fps, to_fps)]
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The frame rate that a number means: 29.97 and 29.97003 are 30000/1001.
+
+    Rates of film and television in 1001ths are what is as near as their usual roundings; all else
+    is the nearest fraction with a denominator up to 1001.
+    """
+    for whole in (24, 30, 48, 60, 120):
+        film = Fraction(1000 * whole, 1001)
+        if math.isclose(fps, film, rel_tol=2e-5):
+            return film
+    return Fraction(fps).limit_denominator(1001)
 
 
 def check_fps(fps: float) -> None:

@@ -1,0 +1,167 @@
+"""More frames a second: source frames at their times, none doubled or lost, the same duration."""
+
+import itertools
+from fractions import Fraction
+
+import clips
+import numpy as np
+import pytest
+import tiny
+
+import vjax
+from vjax import planning, video
+from vjax.pipeline import Pipeline
+from vjax.timeline import RequestError
+from vjax.verbs import from_json, options, request_type
+from vjax.verbs.interpolate import grids
+
+MODEL = tiny.model(max_frames=33)
+NTSC = Fraction(30000, 1001)
+COUNTS = (1, 2, 3, 4, 6, 7, 30)
+
+
+def plan(frames, fps, fps_in, prompt="a", **options) -> planning.Plan:
+    return planning.plan(vjax.interpolate(frames, prompt, fps=fps, fps_in=fps_in, **options), MODEL)
+
+
+def shown(found: planning.Plan) -> list[int]:
+    """The number of the given frame that each frame of a result shows; -1 where it is made."""
+    pixels, strength = found.canvas.cut(0, found.frames)
+    assert set(np.unique(strength)) <= {0, 1}
+    numbers = clips.numbers(pixels)
+    return [n if kept else -1 for n, kept in zip(numbers, strength[:, 0, 0, 0], strict=True)]
+
+
+# --- Frames --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("times", "count"), itertools.product((2, 3, 8), COUNTS))
+def test_between_any_two_frames_so_many_are_made(times, count):
+    found = plan(clips.ramp(count, 32, 32), 4 * times, 4)
+    assert shown(found) == [n for k in range(count) for n in (k, *[-1] * (times - 1))]
+    assert found.canvas.guides == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [(8, 16), (24, 30), (Fraction(24000, 1001), 60), (12.5, 30), (NTSC, 30), (30, NTSC * 2)],
+)
+@pytest.mark.parametrize("count", COUNTS)
+def test_frames_on_both_grids_are_kept_and_the_others_guide_at_their_times(own, wanted, count):
+    own, wanted = Fraction(own), Fraction(wanted)
+    found = plan(clips.ramp(count, 32, 32), float(wanted), float(own))
+    assert abs(found.frames / wanted - count / own) <= 1 / (2 * wanted)
+    kept = {k * wanted / own: k for k in range(count) if (k * wanted / own).denominator == 1}
+    assert shown(found) == [kept.get(j, -1) for j in range(found.frames)]
+    guides = {clips.numbers(guide.frames)[0]: guide.at for guide in found.canvas.guides}
+    assert sorted([*guides, *kept.values()]) == list(range(count))  # none is doubled or lost
+    for number, at in guides.items():
+        assert at == pytest.approx(float(number / own * wanted), abs=1e-9)
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(16, 8), (30, 24), (60, NTSC), (NTSC, 24), (16, 15)])
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_lower_rate_drops_frames_and_makes_none(own, wanted, count):
+    own, wanted = Fraction(own), Fraction(wanted)
+    frames, kept, between = grids(count, own, wanted)
+    assert list(kept) == list(range(frames))
+    assert between == ()
+    assert abs(frames / wanted - count / own) <= 1 / (2 * wanted) or frames == 1
+    assert sorted(set(kept.values())) == list(kept.values())  # in order, none twice
+    assert all(
+        0 <= k < count and abs(k / own - j / wanted) <= 1 / (2 * own) for j, k in kept.items()
+    )
+
+
+def test_at_the_same_rate_nothing_is_made_and_nothing_has_to_be_said():
+    frames = clips.ramp(7, 32, 32)
+    for rate, said in ((8, 8), (float(NTSC), 29.97)):
+        found = plan(frames, said, rate, prompt="")
+        assert shown(found) == list(range(7))
+        assert found.segments == ()
+        assert any("already: nothing is made" in note for note in found.notes)
+        assert found.warnings == ()
+    np.testing.assert_array_equal(Pipeline(tiny.bundle(MODEL))(found), frames)
+    half = plan(frames, 4, 8, prompt="")
+    assert shown(half) == [0, 2, 4, 6]
+    assert any("3 of 7 frames are left out" in note for note in half.notes)
+
+
+def test_given_frames_come_back_at_their_times_over_several_windows():
+    frames = tiny.clip(30)
+    made = Pipeline(tiny.bundle(MODEL))(plan(frames, 10, 8), seed=1)  # of 38 frames
+    assert len(made) == 38
+    np.testing.assert_array_equal(made[::5], frames[::4])
+    for frame in np.delete(made, np.s_[::5], axis=0):
+        assert frame.std() > 1
+
+
+# --- Rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "rate"),
+    [
+        (24, 24),
+        (12.5, Fraction(25, 2)),
+        (100 / 3, Fraction(100, 3)),
+        (29.97, NTSC),
+        (float(NTSC), NTSC),
+        (59.94, 2 * NTSC),
+        (23.976, Fraction(24000, 1001)),
+        (119.88, 4 * NTSC),
+        (0.5, Fraction(1, 2)),
+    ],
+)
+def test_a_number_means_an_exact_rate(number, rate):
+    assert video.exact_rate(number) == rate
+
+
+def test_rates_are_read_as_fractions():
+    for name in ("fps", "fps_in"):
+        parse = options(request_type("interpolate"))[name].parse
+        assert parse("30000/1001") == float(NTSC)
+        assert parse("12.5") == 12.5
+        for word in ("30/0", "fast", "1/2/3", "", "1e999"):
+            with pytest.raises(RequestError, match="no frame rate: write a number or a fraction"):
+                parse(word)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def test_the_prompt_is_the_files_own_and_the_sound_stays_as_it_is(tmp_path):
+    beeps = np.random.default_rng(0).integers(-9000, 9000, (8000, 1)).astype(np.int16)
+    sound, made = video.Sound(beeps, 8000), {"request": {"verb": "text", "prompt": "a red circle"}}
+    video.write(tmp_path / "a.mkv", clips.ramp(8, 32, 32), 8, sound=sound, metadata=made)
+    found = planning.plan(vjax.interpolate(tmp_path / "a.mkv", fps=12), MODEL)
+    assert found.timeline.prompt == "a red circle"
+    assert any("which a.mkv was made from" in note for note in found.notes)
+    assert shown(found) == [0, -1, -1, 2, -1, -1, 4, -1, -1, 6, -1, -1]
+    heard = video.arranged(found.kept, found.frames / found.fps)
+    np.testing.assert_array_equal(heard.samples, beeps)
+    other = planning.plan(vjax.interpolate(tmp_path / "a.mkv", "blue", fps=12), MODEL)
+    assert other.timeline.prompt == "blue"
+    video.write(tmp_path / "b.mkv", clips.ramp(8, 32, 32), 8)
+    with pytest.raises(RequestError, match="does not say what it shows"):
+        vjax.interpolate(tmp_path / "b.mkv", fps=12)
+    video.write(tmp_path / "c.png", clips.ramp(1), None)
+    with pytest.raises(RequestError, match="no frame rate of its own"):
+        vjax.interpolate(tmp_path / "c.png", "a", fps=12)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "how many frames a second"),
+        ({"fps": 121}, "choose from 1 to 120"),
+        ({"fps": 0.5}, "choose from 1 to 120"),
+        ({"fps": 120, "fps_in": 0.02}, "at most 600 seconds"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(values, message):
+    with pytest.raises(RequestError, match=message):
+        vjax.interpolate(tiny.clip(30), "a", **({"fps_in": 8} | values))
+    with pytest.raises(RequestError, match="no frame rate of its own"):
+        vjax.interpolate(tiny.clip(30), "a", fps=16)
+    assert from_json({"verb": "interpolate", "video": "p", "fps": 16}).prompt == ""

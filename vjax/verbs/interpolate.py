@@ -1,0 +1,110 @@
+"""interpolate: more frames a second.
+
+The rule, in exact fractions. Of n frames at rate f, frame k is shown at the time k/f. At rate F the
+result has round(n F/f) frames (a half rounds up), so that it lasts as long, and its frame j is
+shown at j/F. Where k F/f is a whole number j, frame k is on both grids: it is frame j of the
+result, as it is. Every other given frame guides, as an anchor at its own time, and what is left is
+made. At a lower rate nothing is made: frame j is the given one that is nearest to its time (of two
+as near, the later), and the others are dropped.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated
+
+import numpy as np
+
+from vjax.timeline import Anchor, RequestError, Timeline
+from vjax.verbs import media
+from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interpolate(Request):
+    """More frames a second."""
+
+    video: Annotated[Media, Option("the video to make smoother", "VIDEO", positional=True)]
+    prompt: SourcePrompt = ""
+    _: dataclasses.KW_ONLY
+    fps_in: FpsIn = None
+
+    def check(self) -> None:
+        if self.fps is None:
+            raise RequestError("Say how many frames a second to make, such as 60 or 30000/1001.")
+
+    def timeline(self) -> Timeline:
+        given = media.read(self.video, self.fps_in)
+        if given.fps is None:
+            raise RequestError(
+                "A picture or an array has no frame rate of its own: say how many frames a second "
+                "are given, with fps_in."
+            )
+        from vjax.canvas import check_length, check_rate
+        from vjax.video import exact_rate
+
+        check_rate(self.fps)
+        count = len(given.pixels)
+        own, wanted = exact_rate(given.fps), exact_rate(self.fps)
+        frames, kept, between = grids(count, own, wanted)
+        check_length(frames, self.fps)
+        prompt, note = self.prompt, ""
+        if len(kept) < frames:  # else nothing has to be said
+            prompt, note = media.prompt_of(self.video, self.prompt)
+        pixels = np.zeros((frames, *given.pixels.shape[1:]), np.uint8)
+        strength = np.zeros((frames, 1, 1, 1), np.float32)
+        places = list(kept)
+        pixels[places] = given.pixels[list(kept.values())]
+        strength[places] = 1
+        notes = [_said(count, frames, len(kept), len(between), given.fps), *filter(None, [note])]
+        piece = dataclasses.replace(
+            given,
+            pixels=pixels,
+            strength=strength,
+            fps=self.fps,
+            sound=None,
+            notes=(*given.notes, *notes),
+        )
+        anchors = tuple(Anchor(given.pixels[k], at=float(k / own)) for k in between)
+        said = dataclasses.replace(self, prompt=prompt)
+        return said.with_film((piece,), anchors=anchors, sound=given.sound)
+
+
+def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, int], Sequence[int]]:
+    """The grid of `count` frames at one rate on that of another, by the rule above.
+
+    Returns:
+        How many frames the result has; those that are given, with the number that each has there;
+        and the numbers of the given frames that lie between frames of the result.
+    """
+    faster = wanted / own
+    frames = max(1, math.floor(count * faster + Fraction(1, 2)))
+    if faster < 1:
+        return frames, {j: math.floor(j / faster + Fraction(1, 2)) for j in range(frames)}, ()
+    times = [(k, k * faster) for k in range(count)]
+    kept = {int(time): k for k, time in times if time.denominator == 1}
+    return frames, kept, [k for k, time in times if time.denominator > 1]
+
+
+def _said(count: int, frames: int, kept: int, between: int, fps: float) -> str:
+    if kept == frames == count:
+        return f"The video has {fps:g} frames a second already: nothing is made."
+    if kept == frames:
+        return f"The rate is lower: {count - kept} of {count} frames are left out, none is made."
+    guides = f"; {between} lie between frames of the result and guide it" if between else ""
+    return f"{kept} of the {count} given frames are kept{guides}. {frames - kept} are made."
+
+
+def interpolate(video: Media, prompt: str = "", **options) -> Timeline:
+    """A video with more frames a second, or fewer, that lasts as long.
+
+    Given frames whose time is that of a frame of the result are kept, the others guide what is made
+    between them.
+
+    Args:
+        prompt: what it shows; empty: what the file says it was made from.
+        options: `fps`, the rate of the result; `fps_in`, that of an array; `negative` and `size` as
+            in `text`.
+    """
+    return Interpolate.of(video, prompt, **options).timeline()
