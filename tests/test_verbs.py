@@ -30,6 +30,16 @@ FULL = [
         "prompt": "a",
         "film": [[0, 3], 1.5, [1, 2, 5]],
     },
+    {
+        "verb": "storyboard",
+        "cards": [
+            {"at": 0.0, "text": "a", "until": 1.0, "soften": 0.5},
+            {"at": 1.5, "image": "p.png"},
+            {"at": 2.0, "text": "b", "video": "a.mp4"},
+        ],
+        "prompt": "c",
+        "soften": 0.25,
+    },
 ]
 
 
@@ -107,6 +117,8 @@ def test_files_are_stored_under_names_and_found_again():
         ({"verb": "infill", **VIDEO, "keep": []}, "at least one range"),
         ({"verb": "inpaint", **VIDEO}, "inpaint needs mask: a picture for all frames"),
         ({"verb": "interpolate", **VIDEO}, "how many frames a second"),
+        ({"verb": "storyboard", "cards": [3]}, "cards, card 1 must be card, got 3"),
+        ({"verb": "storyboard", "cards": 3}, "cards must be a list, each of it card"),
     ],
 )
 def test_values_of_any_other_kind_are_refused_in_one_line(values, message):

@@ -58,6 +58,7 @@ class Canvas:
     notes: tuple[str, ...] = ()  # what was done to the given frames, for the user
     hidden: int = 0  # so many frames at the end are not shown
     loop: bool = False
+    cuts: tuple[int, ...] = ()  # frames that do not see those before them, nor those these
     guides: tuple[Guide, ...] = ()
 
     @property
@@ -180,6 +181,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         _guide(anchor, model, (width, height), fps, frames, notes) for anchor in timeline.anchors
     )
     _check_guides(timeline, guides, model)
+    cuts = _cuts(timeline, given, fps, notes)
     hidden = 0
     if timeline.loop and given:
         first = given[0]
@@ -188,7 +190,18 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         given.append(head)
     said = tuple(dict.fromkeys(notes))
     total = frames + hidden
-    canvas = Canvas(total, width, height, fps, tuple(given), said, hidden, timeline.loop, guides)
+    canvas = Canvas(
+        total,
+        width,
+        height,
+        fps,
+        tuple(given),
+        said,
+        hidden,
+        timeline.loop,
+        tuple(cuts),
+        guides,
+    )
     if not (timeline.prompt.strip() or timeline.spans or canvas.known.all()):
         raise RequestError("The prompt is empty: say what the video should show.")
     return canvas
@@ -234,8 +247,8 @@ def _laid(
             at = _frame_at(item.at, fps)
             if at < end:
                 raise RequestError(
-                    f"What is given at {item.at:g} seconds would begin before the end of what "
-                    f"comes before it: {end / fps:g} is the first time for it."
+                    f"{_called(item)} would begin before the end of what comes before it: "
+                    f"{end / fps:g} is the first time for it."
                 )
             if floating is not None:
                 places[floating:] = [place + at - end for place in places[floating:]]
@@ -249,7 +262,7 @@ def _laid(
         last = [item for item in film if isinstance(item, Piece)][-1:]
         if last and last[0].at is not None and places[-1] + counts[-1] == end:
             raise RequestError(
-                f"A result of {length} frames ends before what is given at {last[0].at:g} seconds: "
+                f"{_called(last[0])} would end after a result of {length} frames: "
                 f"{max(length - counts[-1], 0) / fps:g} is the last time for it."
             )
         raise RequestError(
@@ -259,6 +272,23 @@ def _laid(
     if floating is not None:
         places[floating:] = [place + length - end for place in places[floating:]]
     return places, length
+
+
+def _called(piece: Piece) -> str:
+    return f"{piece.name or 'What is given'} at {piece.at:g} seconds"
+
+
+def _cuts(timeline: Timeline, given: Sequence[Given], fps: float, notes: list[str]) -> list[int]:
+    """The frames that begin with a cut, since they come soon after what is given before them."""
+    found = []
+    for before, after in zip(given, given[1:], strict=False):
+        if (after.at - before.stop) / fps < timeline.cut_within:
+            found.append(after.at)
+            notes.append(
+                f"{_called(after.piece)} begins with a cut, less than {timeline.cut_within:g} "
+                "seconds after what is given before it."
+            )
+    return found
 
 
 def _length(timeline: Timeline, fps: float) -> int | None:

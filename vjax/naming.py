@@ -23,14 +23,14 @@ def name(
     settings = {
         field: value
         for field, value in stored.items()
-        if field not in ("verb", "prompt", "negative") and value not in (None, "")
+        if field not in ("verb", "prompt", "negative", "cards") and value not in (None, "")
     }
     for field in ("solver", "steps", "guidance", "shift"):
         if getattr(sampling, field) != getattr(usual, field):
             settings[field] = getattr(sampling, field)
     said = _cut("-".join(_said(field, value) for field, value in settings.items()), _SETTINGS)
     end = "-".join(filter(None, [said, str(seed)])) + suffix
-    words = _cut(_slug(request.prompt), LONGEST - _NUMBER - len(f"{request.verb}--{end}".encode()))
+    words = _cut(_slug(request.title), LONGEST - _NUMBER - len(f"{request.verb}--{end}".encode()))
     return "-".join(filter(None, [request.verb, words, end]))
 
 

@@ -247,7 +247,10 @@ def closes(canvas: Canvas, segment: Segment, window: Window) -> bool:
 
 
 def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[Segment, ...]:
-    """The gaps of a canvas, those together that one window can hold or that are close."""
+    """The gaps of a canvas, those together that one window can hold or that are close.
+
+    Nothing is seen beyond a cut.
+    """
     if canvas.loop and not canvas.given and canvas.frames <= ratio * longest:
         latents = canvas.frames // ratio
         # Its end lies before its start once more, for the decoder to come from.
@@ -263,13 +266,24 @@ def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[S
         if stretches:
             start, stop = stretches[-1]
             lead = 1 + ratio * (context - 1) if start else 0
-            if gap[0] - stop < near or gap[1] - start + lead <= whole:
+            cut = any(stop <= frame <= gap[0] for frame in canvas.cuts)
+            close = gap[0] - stop < near or gap[1] - start + lead <= whole
+            if close and not cut:
                 stretches[-1] = (start, gap[1])
                 continue
         stretches.append(gap)
     edges = [0, *(edge for gap in stretches for edge in gap), canvas.frames]
     return tuple(
-        _segment(canvas, first, stop, edges[2 * i], edges[2 * i + 3], ratio, longest, context)
+        _segment(
+            canvas,
+            first,
+            stop,
+            max([edges[2 * i], *(cut for cut in canvas.cuts if cut <= first)]),
+            min([edges[2 * i + 3], *(cut for cut in canvas.cuts if cut >= stop)]),
+            ratio,
+            longest,
+            context,
+        )
         for i, (first, stop) in enumerate(stretches)
     )
 

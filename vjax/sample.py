@@ -15,7 +15,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from vjax import ending, styles, validation, verbs
+from vjax import drafting, ending, styles, validation, verbs
 from vjax.config import ConfigError, MeshConfig
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
@@ -34,6 +34,7 @@ examples:
   {PROGRAM} infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"
   {PROGRAM} styles
   {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
+  {PROGRAM} storyboard --draft "a red circle moves right" --out board.yaml
   {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
 """
 
@@ -220,7 +221,9 @@ def parse(arguments: list[str]) -> Order:
     _check_belongs(kind, options)
     settings = vars(_parser(kind).parse_args(options))
     fields = verbs.options(kind)
-    values = _places(kind, words) | {k: settings.pop(k) for k in fields if k in settings}
+    values = kind.opened(
+        _places(kind, words) | {k: settings.pop(k) for k in fields if k in settings}
+    )
     prompts = [values["prompt"]] if "prompt" in values else []
     file = settings.pop("prompts", None)
     if file is not None:
@@ -317,6 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
             arguments = sys.argv[1:] if arguments is None else arguments
             if arguments[:1] == ["styles"]:
                 return _list_styles(arguments[1:])
+            if drafting.is_asked(arguments):
+                print(drafting.draft(arguments), flush=True)
+                return 0
             order = parse(arguments)
             from vjax import making
 

@@ -62,6 +62,7 @@ class Piece:
         sound: that of the file which they come from, to stay under the frames that are kept.
         heard: the time of their first frame in it, in seconds.
         notes: what the user should know of how they were read.
+        name: what messages call them.
 
     Raises:
         RequestError: pixels or strength are none, or do not fit each other.
@@ -74,6 +75,7 @@ class Piece:
     sound: Any = None
     heard: float = 0.0
     notes: tuple[str, ...] = ()
+    name: str = ""
 
     def __post_init__(self):
         pixels = as_frames(self.pixels)
@@ -181,6 +183,8 @@ class Timeline:
         spans: texts that speak over parts of the result. Where they say all of it, the prompt may
             be empty.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
+        cut_within: where less than so many seconds are to be made between two pieces, there is a
+            cut: what comes before the second does not see it, nor it what comes before.
 
     Raises:
         RequestError: the film is empty, or cannot be a loop.
@@ -197,6 +201,7 @@ class Timeline:
     anchors: tuple[Anchor, ...] = ()
     spans: tuple[Span, ...] = ()
     sound: Any = None
+    cut_within: float = 0.0
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):

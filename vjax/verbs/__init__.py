@@ -37,6 +37,7 @@ VERBS = (
     "recut",
     "loop",
     "interpolate",
+    "storyboard",
 )
 
 __all__ = [

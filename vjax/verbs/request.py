@@ -144,7 +144,11 @@ class Request:
     @property
     def told(self) -> str:
         """What the model is told to show: the prompt in its style."""
-        return styles.of(self.style).told(self.prompt)
+        return self.styled(self.prompt)
+
+    def styled(self, text: str) -> str:
+        """A text in the style; none where there is none."""
+        return styles.of(self.style).told(text) if text.strip() else text
 
     def with_film(self, film: Sequence[Piece | Gap] = (Gap(),), **more: Any) -> Timeline:
         """The timeline of a film, with what all verbs say of their result."""
@@ -155,6 +159,16 @@ class Request:
 
     def check(self) -> None:
         """Raises RequestError for values of the right types that cannot work together."""
+
+    @classmethod
+    def opened(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by name, with what a file holds in place of the file that stands for several."""
+        return dict(values)
+
+    @property
+    def title(self) -> str:
+        """What a file of it is called after."""
+        return getattr(self, "prompt", "")
 
     def timeline(self) -> Timeline:
         """The request as what is known and what is to be made; reads its files.
@@ -284,8 +298,13 @@ def _inner(hint: Any) -> tuple[Any, ...]:
 
 def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:
     (kind, *_) = _inner(hint)
+    if value is None:
+        return None
     if kind == Media:
         return name(value)
+    if _is_part(kind):
+        given = value if isinstance(value, Mapping) else _given(value)
+        return {key: _mapped(_hints(kind)[key], each, name) for key, each in given.items()}
     if isinstance(value, tuple | list):
         found = (_elements(each, len(value)) for each in _inner(hint))
         inner = next(each for each in found if each is not None)
@@ -308,7 +327,10 @@ def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | N
     if value is None and type(None) in typing.get_args(_bare(hint)):
         return None
     for kind in kinds:
-        if kind == Media:
+        if _is_part(kind):
+            if isinstance(value, Mapping | kind):
+                return _part(kind, value, where, find)
+        elif kind == Media:
             if find is not None:
                 return find(value)
             if isinstance(value, str | os.PathLike) and os.fspath(value):
@@ -318,7 +340,8 @@ def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | N
         elif isinstance(value, list | tuple):
             if (inner := _elements(kind, len(value))) is not None:
                 return tuple(
-                    _checked(each, v, where, find) for each, v in zip(inner, value, strict=True)
+                    _checked(each, v, _numbered(each, where, number), find)
+                    for number, (each, v) in enumerate(zip(inner, value, strict=True), 1)
                 )
         elif kind is bool and isinstance(value, bool | np.bool_):
             return bool(value)
@@ -332,6 +355,39 @@ def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | N
             return value
     wanted = " or ".join(_described(kind) for kind in kinds)
     raise RequestError(f"{where} must be {wanted}, got {_shown(value)}.")
+
+
+def _is_part(kind: Any) -> bool:
+    """Whether values of a kind are several, by name: a dataclass."""
+    return dataclasses.is_dataclass(kind)
+
+
+def _part(kind: type, value: Any, where: str, find: Callable[[Any], Media] | None) -> Any:
+    """A dataclass of several values within a request."""
+    values = value if isinstance(value, Mapping) else vars(value)
+    hints, fields = _hints(kind), dataclasses.fields(kind)
+    for name in values:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}."
+            raise RequestError(f"{where} has no {str(name)[:40]!r}: {hint}")
+    for field in fields:
+        if field.default is dataclasses.MISSING and values.get(field.name) is None:
+            raise RequestError(f"{where} needs {field.name}.")
+    return kind(**{k: _checked(hints[k], v, f"{where}: {k}", find) for k, v in values.items()})
+
+
+def _given(part: Any) -> dict[str, Any]:
+    """The values of a part of a request that are asked for and not at their defaults."""
+    hints = _hints(type(part))
+    asked = [f for f in dataclasses.fields(part) if typing.get_origin(hints[f.name]) is Annotated]
+    values = {field.name: (getattr(part, field.name), field.default) for field in asked}
+    return {k: v for k, (v, usual) in values.items() if isinstance(v, np.ndarray) or v != usual}
+
+
+def _numbered(hint: Any, where: str, number: int) -> str:
+    parts = [_is_part(kind) for kind in _inner(hint)]
+    return f"{where}, {_described(_inner(hint)[0])} {number}" if all(parts) else where
 
 
 def _bare(hint: Any) -> Any:
@@ -354,6 +410,8 @@ def _described(kind: Any) -> str:
         if typing.get_args(kind)[-1:] == (...,):
             return f"a list, each of it {inner[0]}"
         return f"[{', '.join(inner)}]"
+    if _is_part(kind):
+        return kind.__name__.lower()
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names[kind]
 
