@@ -50,7 +50,7 @@ def write(metadata, path="made.png") -> str:
 
 def test_a_recipe_is_read_as_it_was_stored(here):
     found = recipe.read(write(GOOD))
-    assert found.stored() == GOOD
+    assert found.stored() == GOOD | {"rewritten": None}  # which older files lack
     assert found.model == Model("tiny", "0123456789abcdef")
 
 

@@ -378,6 +378,30 @@ def test_like_makes_a_file_of_a_batch_again_byte_for_byte(suffix, bundle, here, 
     assert old["steps"] == tiny.MODEL.sampler.steps
 
 
+def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(bundle, here, capsys):
+    settings = ["--model", bundle, "--steps", 2, "--frames", 5]
+    arguments = ["--upsample", "--prompt", "a red circle", *settings, "--out", "a.mp4"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 0
+    said = "a red circle moves right on a black background"
+    assert f"note: The prompt was rewritten by template: {said}" in err
+    stored = media.read_metadata("a.mp4")
+    assert stored["request"]["prompt"] == said
+    assert stored["rewritten"] == {"of": "a red circle", "by": "template"}
+    succeed(capsys, "--like", "a.mp4", "--model", bundle, "--out", "b.mp4")
+    assert pathlib.Path("a.mp4").read_bytes() == pathlib.Path("b.mp4").read_bytes()
+    succeed(capsys, "--like", "a.mp4", "--prompt", "red", "--model", bundle, "--out", "c.mp4")
+    assert media.read_metadata("c.mp4")["rewritten"] is None
+    for wrong, message in (
+        (["--caption", "http://127.0.0.1:9"], "Nothing is given that could be described"),
+        (["--upsample", "http://", *arguments[1:3]], "A chat endpoint is a URL"),
+        (["--caption", "http://127.0.0.1:9", *arguments[1:3]], "leave --prompt and --upsample out"),
+    ):
+        code, _, err = run(capsys, *wrong, *settings)
+        assert code == 2
+        assert message in err[0]
+
+
 def test_a_file_names_what_it_was_made_from_without_its_place(bundle, here, capsys, monkeypatch):
     (here / "there").mkdir()
     media.write("there/five.mp4", tiny.clip(5), 8)

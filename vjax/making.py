@@ -11,14 +11,26 @@ from typing import Any, TypeVar
 
 import jax
 
-from vjax import ending, naming, pipeline, planning, recipe, runtime, verbs, weights
+from vjax import (
+    chat,
+    ending,
+    naming,
+    pipeline,
+    planning,
+    recipe,
+    rewriting,
+    runtime,
+    verbs,
+    weights,
+)
 from vjax import video as media
-from vjax.config import MeshConfig
+from vjax.config import MeshConfig, ModelConfig
 from vjax.order import SAMPLING, Order
 from vjax.parallel import cluster, rules
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
+from vjax.rewriting import Rewritten
 from vjax.timeline import RequestError, Timeline
 from vjax.training.process import Interrupt
 
@@ -68,6 +80,8 @@ def prepare(order: Order) -> Work:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
     given = order.requests[0].timeline()
+    config = weights.read_config(name)
+    order, given = _rewritten(order, given, config)
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:
@@ -92,7 +106,11 @@ def _work(
     notes: dict[str, None] = {}
     if pipe.mesh is not None:
         notes.update(dict.fromkeys(rules.undivided(bundle.params, pipe.mesh)))
-    for request in order.requests:
+    for index, request in enumerate(order.requests):
+        rewritten: Any = order.rewritten[index] if order.rewritten else None
+        if isinstance(rewritten, Rewritten):
+            notes[rewritten.said()] = None
+            rewritten = rewritten.stored()
         if plan is None:
             plan = pipe.plan(given)
             if not request.mute:
@@ -117,6 +135,7 @@ def _work(
                 quality=order.quality,
                 platform=jax.default_backend(),
                 jax=jax.__version__,
+                rewritten=rewritten,
                 **{option: getattr(method.config, option) for option in SAMPLING},
             )
             if order.recipe is not None:
@@ -138,6 +157,36 @@ def _work(
     if processes.index:
         notes.clear()  # one process says them
     return Work(pipe, processes, order.sampling, jobs, list(notes))
+
+
+def _rewritten(order: Order, given: Timeline, model: ModelConfig) -> tuple[Order, Timeline]:
+    """The order and its first timeline with the prompts that models or templates write, if asked.
+
+    Raises:
+        RequestError: what is given cannot be described, or no video be made of it.
+    """
+    url = order.caption or order.upsample
+    if url is None:
+        return order, given
+    endpoint = None
+    if url != rewriting.TEMPLATE:
+        seconds = chat.SECONDS if order.upsample_seconds is None else order.upsample_seconds
+        endpoint = chat.Endpoint(url, order.upsample_model, seconds)
+    # What cannot be made is said before anybody is asked.
+    planning.plan(dataclasses.replace(given, prompt=given.prompt or "anything"), model)
+    if order.caption is None:
+        found = [rewriting.rewrite(each.prompt, model, endpoint) for each in order.requests]
+    elif endpoint is None:
+        raise RequestError("What is given is described by a chat endpoint: --caption URL.")
+    elif not given.pieces:
+        raise RequestError("Nothing is given that could be described: say it with --prompt.")
+    else:
+        found = [rewriting.describe(given.pieces[0].pixels, model, endpoint)]
+    requests: list[Any] = list(order.requests)  # every verb has a prompt
+    for place, each in enumerate(found):
+        requests[place] = dataclasses.replace(requests[place], prompt=each.prompt)
+    given = dataclasses.replace(given, prompt=requests[0].told)
+    return dataclasses.replace(order, requests=requests, rewritten=found), given
 
 
 def make(work: Work) -> Iterator[media.Writer | None]:

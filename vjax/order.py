@@ -9,6 +9,7 @@ from vjax.verbs import Request
 
 if TYPE_CHECKING:
     from vjax.recipe import Recipe
+    from vjax.rewriting import Rewritten
 
 SAMPLING = ("steps", "guidance", "solver", "shift")
 
@@ -25,6 +26,10 @@ class Order:
         model: None: that of the recipe, or the default.
         out: None: a name that says what was made. Where there are several, they are numbered.
         overwrite: whether an existing file may be replaced.
+        upsample: how prompts are rewritten: `template`, or the URL of a chat endpoint.
+        upsample_model, upsample_seconds: which of its models, and how long it may take.
+        caption: the URL of a chat endpoint that writes the prompt of what is given.
+        rewritten: of what each prompt was made; nothing where the user wrote it.
         like, recipe: the file to make again, and what it says of itself.
         reads: files that are read beside those of the requests.
     """
@@ -39,6 +44,11 @@ class Order:
     out: str | None = None
     quality: int | None = None
     overwrite: bool = False
+    upsample: str | None = None
+    upsample_model: str | None = None
+    upsample_seconds: float | None = None
+    caption: str | None = None
+    rewritten: "Sequence[Rewritten | Mapping[str, Any] | None]" = ()
     like: str = ""
     recipe: "Recipe | None" = None
     reads: Sequence[str] = ()

@@ -36,6 +36,7 @@ class Recipe:
         vjax: the version that made it.
         request: as `verbs.to_json` has it, each file in it as `named`.
         jax: its version; `platform` is that which it ran on.
+        rewritten: of what the prompt was made, by whom, and why not (`vjax.rewriting.Rewritten`).
     """
 
     vjax: str
@@ -50,6 +51,7 @@ class Recipe:
     quality: int | None
     platform: str
     jax: str
+    rewritten: dict | None = None
 
     def stored(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -5,6 +5,7 @@ and `--like FILE` makes it again.
 """
 
 import argparse
+import collections
 import dataclasses
 import difflib
 import io
@@ -49,6 +50,12 @@ def _named(text: str) -> str:
 OPTIONS = {
     "styles": Option("a file of your own styles: JSON or CSV", "FILE", _named),
     "prompts": Option("instead of --prompt: a video for each line of FILE", "FILE", _named),
+    "upsample": Option(
+        "say the prompt more fully: by a template, or by the chat endpoint at URL", "[URL]", _named
+    ),
+    "caption": Option("the chat endpoint at URL writes the prompt of what is given", "URL", _named),
+    "upsample_model": Option("which model of the endpoint; default: its only one", "NAME"),
+    "upsample_seconds": Option("how long it may take to answer (30)", "S", float),
     "variations": Option("so many of each, with seeds N, N+1, …", "K", int),
     "seed": Option("decides what is left open (0)", "N", int),
     "steps": Option("sampling steps; default: the model's, as for the next three", "N", int),
@@ -71,6 +78,15 @@ OPTIONS = {
     "quality": Option("1 to 100, for mp4, webm and webp; default: high", "Q", int),
     "like": Option("make FILE again, except for what is given here", "FILE", _named),
 }
+EARLY = (  # of these, what belongs to what is made
+    "styles",
+    "prompts",
+    "upsample",
+    "caption",
+    "upsample_model",
+    "upsample_seconds",
+    "variations",
+)
 FLAGS = {"overwrite": Option("replace --out where it exists")}
 
 
@@ -109,7 +125,7 @@ def _parser(kind: type[Request]) -> _Parser:
             _add(what, name, option, action=action, dest=field)
     for name, option in OPTIONS.items():
         early, late = (
-            name in ("prompts", "variations", "styles"),
+            name in EARLY,
             name in ("out", "quality", "like"),
         )
         _add(what if early else where if late else how, name, option)
@@ -172,8 +188,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
                 takes_value[_dashed(f"no_{name}")] = False
     options: list[str] = []
     words: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
+    rest = collections.deque(arguments)
+    while rest:
+        argument = rest.popleft()
         name, equals, _ = argument.partition("=")
         if argument == "--":
             words += rest
@@ -187,13 +204,19 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             hint = f"did you mean {near[0]}?" if near else "see --help."
             raise RequestError(f"There is no option {_short(name)}: {hint}")
         elif takes_value[name] and not equals:
-            value = next(rest, None)
+            if name == "--upsample" and not (rest and _is_endpoint(rest[0])):
+                rest.appendleft("template")
+            value = rest.popleft() if rest else None
             if value in (None, "--") or value.partition("=")[0] in takes_value:
                 raise RequestError(f"{name} needs a value: {name}=VALUE.")
             options.append(f"{argument}={value}")
         else:
             options.append(argument)
     return options, words
+
+
+def _is_endpoint(word: str) -> bool:
+    return word == "template" or word.lower().startswith(("http:", "https:"))
 
 
 def parse(arguments: list[str]) -> Order:
@@ -237,9 +260,20 @@ def parse(arguments: list[str]) -> Order:
             raise RequestError("--styles names a file to choose --style NAME from.")
         values["style"] = styles.find(values["style"], own)
     if recipe is not None:
+        written = "prompt" not in values
         values |= recipes.carried(recipe, kind, values, like)
+        if written and recipe.rewritten and not {"upsample", "caption"} & settings.keys():
+            settings["rewritten"] = (recipe.rewritten,)
+        elif written and "upsample" in settings:
+            values["prompt"] = (recipe.rewritten or {}).get("of") or values["prompt"]
+        elif "caption" in settings and written:
+            del values["prompt"]
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
         settings = {**again, "recipe": recipe, **settings}
+    if "caption" in settings:
+        if "prompt" in values or "upsample" in settings:
+            raise RequestError("--caption writes the prompt: leave --prompt and --upsample out.")
+        values["prompt"] = ""
     if "prompt" not in values and verbs.needs(kind, "prompt"):
         raise RequestError('Say what to make: --prompt "a red circle moves right".')
     first = kind.read(values)

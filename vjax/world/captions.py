@@ -1,5 +1,8 @@
 """Says the facts of a clip in words."""
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 
 from vjax.world.facts import Facts, Shot, Thing
@@ -139,6 +142,29 @@ def caption(facts: Facts, rng: np.random.Generator, *, long: bool, moving: bool 
     if rng.uniform() < 0.3:
         text = text[0].upper() + text[1:]
     return text + ("." if long or rng.uniform() < 0.2 else "")
+
+
+def filled(text: str) -> str:
+    """A caption of one shot with the motion and the background that it leaves out."""
+    if any(cut in text.lower() for cut in CUT_WORDS):
+        return text
+    head, comma, rest = text.strip().rstrip(".").partition(",")
+    moving = [*MOTION_WORDS.values(), WALL_WORDS]
+    where = _first(head, BACKGROUND_WORDS.values())
+    if _first(text, moving) is None:
+        place = len(head) if where is None else where
+        parts = head[:place].strip(), MOTION_WORDS["right"][0], head[place:].strip()
+        head = " ".join(filter(None, parts))
+    if _first(text, BACKGROUND_WORDS.values()) is None:
+        head += f" {BACKGROUND_WORDS['black'][0]}"
+    return head + comma + rest
+
+
+def _first(text: str, table: Iterable[tuple[str, ...]]) -> int | None:
+    """Where the first of the phrases begins that a text has."""
+    phrases = "|".join(re.escape(phrase) for group in table for phrase in group)
+    found = re.search(rf"\b({phrases})\b", text, re.IGNORECASE)
+    return None if found is None else found.start()
 
 
 def vocabulary() -> frozenset[str]:
