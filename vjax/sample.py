@@ -265,9 +265,9 @@ def parse(arguments: list[str]) -> Order:
         if written and recipe.rewritten and not {"upsample", "caption"} & settings.keys():
             settings["rewritten"] = (recipe.rewritten,)
         elif written and "upsample" in settings:
-            values["prompt"] = (recipe.rewritten or {}).get("of") or values["prompt"]
+            values["prompt"] = (recipe.rewritten or {}).get("of") or values.get("prompt", "")
         elif "caption" in settings and written:
-            del values["prompt"]
+            values.pop("prompt", None)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
         settings = {**again, "recipe": recipe, **settings}
     if "caption" in settings:
