@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors
     from vjax.verbs.keyframes import keyframes as keyframes
     from vjax.verbs.loop import loop as loop
     from vjax.verbs.recut import recut as recut
+    from vjax.verbs.remix import remix as remix
     from vjax.verbs.storyboard import storyboard as storyboard
     from vjax.verbs.text import text as text
     from vjax.video import MediaError as MediaError

@@ -74,6 +74,18 @@ class Canvas:
             known[each.at : each.stop] = each.whole
         return known
 
+    @property
+    def weakest(self) -> float:
+        """The strength of what is known least; 0 where anything is not known at all."""
+        if sum(len(each.frames) for each in self.given) < self.frames:
+            return 0.0
+        return min(float(each.strength.min()) for each in self.given)
+
+    @property
+    def departs(self) -> bool:
+        """Whether anything is known to a degree, as a point to depart from."""
+        return any(((each.strength > 0) & (each.strength < 1)).any() for each in self.given)
+
     def partly_known(self, start: int, stop: int) -> bool:
         """Whether any of the frames from `start` to `stop` - 1 is known in part only."""
         return any(
@@ -354,7 +366,7 @@ def _fitted(
         fitted[seen] = _cropped(given[seen], width, height, notes)
         given = fitted
         if strength.shape[1:3] != (1, 1):
-            strength = _fitted_strength(strength, width, height)
+            strength = media.fit_levels(strength, width, height)
     from_fps = model.fps if piece.fps is None else piece.fps
     if not 0.01 <= from_fps <= 1000:
         raise RequestError(
@@ -419,22 +431,6 @@ def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfi
             "A loop from words has no first frame, so nothing can guide it at a time: give what "
             "guides it no time."
         )
-
-
-def _fitted_strength(
-    strength: Float[np.ndarray, "T H W 1"], width: int, height: int
-) -> Float[np.ndarray, "T h w 1"]:
-    """Strength scaled as its frames are; where it has two levels, as a mask, it keeps them."""
-    from vjax import video as media
-
-    low, high = float(strength.min()), float(strength.max())
-    if low == high:
-        return np.full((len(strength), height, width, 1), low, np.float32)
-    mask = ((strength == low) | (strength == high)).all()
-    levels = (strength - low) / (high - low) if mask else strength
-    as_image = np.rint(np.repeat(levels, 3, axis=-1) * 255).astype(np.uint8)
-    levels = media.fit(as_image, width, height)[..., :1].astype(np.float32) / 255
-    return np.where(np.rint(levels) > 0, np.float32(high), np.float32(low)) if mask else levels
 
 
 def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:

@@ -123,6 +123,8 @@ def _work(
             width, height = (side // pipe.config.vae.spatial_ratio for side in plan.size)
             if whole := meshes.undivided_frames(pipe.mesh, height, width):
                 notes[whole] = None
+        if method.config.solver != order.sampling.get("solver", pipe.config.sampler.solver):
+            notes[f"It is made with the {method.config.solver} solver, which this needs."] = None
         if request.negative and method.config.guidance == 1:
             notes["A guidance of 1 reads no negative prompt, so it changes nothing."] = None
         for seed in range(order.seed, order.seed + order.variations):
@@ -301,5 +303,5 @@ def _writer(
         if plan.timeline.sound is not None:
             notes.append("The sound stays as it is.")
         else:
-            notes.append("The sound stays under the frames that are kept; the rest is silent.")
+            notes.append("The sound stays under the frames that are given; the rest is silent.")
     return writer, notes

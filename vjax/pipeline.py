@@ -12,17 +12,16 @@ from jaxtyping import Array, Float, UInt8
 
 from vjax import (
     conditioning,
-    flow,
     planning,
     progress,
     sampler,
-    solvers,
     spans,
-    validation,
     weights,
 )
+from vjax import method as methods
 from vjax.anchors import Clip
-from vjax.config import MeshConfig, SamplerConfig
+from vjax.config import MeshConfig
+from vjax.method import Method
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan, Segment, Window
 from vjax.stages import Stages
@@ -46,19 +45,6 @@ def load(
         ConfigError: the devices cannot share it so.
     """
     return Pipeline(weights.load(os.fspath(name)), dtype, mesh)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Method:
-    """How to sample, checked."""
-
-    config: SamplerConfig
-    solver: solvers.Solver
-    times: Float[Array, " times"]
-
-    @property
-    def steps(self) -> int:
-        return self.times.size - 1
 
 
 class Pipeline(Stages):
@@ -198,6 +184,7 @@ class Pipeline(Stages):
             )
             guides = [(guide.at, len(guide.frames)) for guide in canvas.guides]
             alike = guides == [(guide.at, len(guide.frames)) for guide in first.guides]
+            alike &= canvas.weakest == first.weakest
             if not same or not alike or (canvas.known != first.known).any():
                 raise RequestError(
                     "Videos that are made at once have one size, length and frame rate, the same "
@@ -246,22 +233,14 @@ class Pipeline(Stages):
         if not _is_whole(seed) or not 0 <= seed <= 2**32 - variations:
             last = "" if variations == 1 else f", and the last of {variations} variations has one"
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
-        given = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
-        used: dict[str, Any] = {
-            name: getattr(self.config.sampler, name) if value is None else value
-            for name, value in given.items()
-        }
+        asked = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
         try:
-            config = validation.from_dict(SamplerConfig, used)
-            method = solvers.SOLVERS[config.solver]
-            for given in plan.canvas.given:
-                sampler.check(method, given.strength)
+            method = methods.choose(plan.canvas, self.config.sampler, asked)
             if self.mesh is not None and not self.in_place:
-                meshes.check_samples(self.mesh, at_once * (1 if config.guidance == 1 else 2))
+                meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))
         except ValueError as error:
             raise RequestError(str(error)) from error
-        times = flow.schedule(config.steps, config.shift)
-        return plan, Method(config, method, times)
+        return plan, method
 
     # --- Making ----------------------------------------------------------------------------------
 

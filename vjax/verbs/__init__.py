@@ -34,6 +34,7 @@ VERBS = (
     "extend",
     "infill",
     "inpaint",
+    "remix",
     "recut",
     "loop",
     "interpolate",

@@ -32,7 +32,8 @@ class Inpaint(Request):
             strength=np.where(white, np.float32(0), np.float32(1))[..., None],
             notes=(*given.notes, *notes),
         )
-        return self.with_film((piece,), fps=given.fps if self.fps is None else self.fps)
+        fps = given.fps if self.fps is None else self.fps
+        return self.with_film((piece,), fps=fps, sound=given.sound)
 
 
 def inpaint(video: Media, prompt: str, **options) -> Timeline:

@@ -20,7 +20,7 @@ PyAV and Pillow are imported when a file is read or written, not before.
 """
 
 from vjax.video.clip import Clip, MediaError
-from vjax.video.fitting import fit
+from vjax.video.fitting import fit, fit_levels
 from vjax.video.formats import check_writable, holds_sound, is_exact
 from vjax.video.masks import Mask, read_mask, white
 from vjax.video.metadata import read_metadata
@@ -42,6 +42,7 @@ __all__ = [
     "contact_sheet",
     "exact_rate",
     "fit",
+    "fit_levels",
     "free_path",
     "holds_sound",
     "is_exact",

@@ -1,7 +1,7 @@
 """One size to another, without distortion."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from vjax.video.clip import MediaError
 
@@ -29,6 +29,20 @@ def fit(
     for frame, result in zip(frames, fitted, strict=True):
         result[:] = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box)
     return fitted
+
+
+def fit_levels(
+    levels: Float[np.ndarray, "T H W 1"], width: int, height: int
+) -> Float[np.ndarray, "T h w 1"]:
+    """Levels from 0 to 1 scaled as `fit` does; of two, as a mask has, there stay two."""
+    low, high = float(levels.min()), float(levels.max())
+    if low == high:
+        return np.full((len(levels), height, width, 1), low, np.float32)
+    mask = bool(((levels == low) | (levels == high)).all())
+    scaled = (levels - low) / (high - low) if mask else levels
+    as_image = np.rint(np.repeat(scaled, 3, axis=-1) * 255).astype(np.uint8)
+    scaled = fit(as_image, width, height)[..., :1].astype(np.float32) / 255
+    return np.where(np.rint(scaled) > 0, np.float32(high), np.float32(low)) if mask else scaled
 
 
 def coarse(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,102 @@
+"""remix: every frame in place, changed as far as it is asked for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+import vjax
+from vjax import flow
+from vjax import method as methods
+from vjax.pipeline import Pipeline
+from vjax.timeline import RequestError
+
+REGION = np.zeros((32, 32), bool)
+REGION[8:20, 3:30] = True
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return Pipeline(tiny.bundle())
+
+
+def off(made: np.ndarray, given: np.ndarray) -> float:
+    return float(np.abs(made.astype(float) - given).mean())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 6, 7, 30])
+def test_frames_out_are_frames_in_and_all_of_them_count(frames, pipe):
+    given = tiny.clip(frames)
+    made = pipe(vjax.remix(given, "a red circle", strength=0.2), steps=2)
+    assert made.shape == given.shape
+    # What is beyond the last frame on the grid is none of the start of its latent.
+    other = given.copy()
+    other[-1] = 255 - other[-1]
+    assert (pipe(vjax.remix(other, "a red circle", strength=0.2), steps=2)[-1] != made[-1]).any()
+
+
+def test_strength_says_how_much_changes(pipe):
+    given = tiny.clip(9)
+    np.testing.assert_array_equal(pipe(vjax.remix(given, "a", strength=0)), given)
+    first, *made = (pipe(vjax.remix(given, "a", strength=s)) for s in (0.01, 0.1, "subtle", 1))
+    changes = [off(each, first) for each in made]  # from what the VAE makes of it
+    assert 0 < changes[0] < changes[1] < changes[2]
+    for name, number in (("subtle", 0.4), ("mild", 0.6), ("strong", 0.8)):
+        (piece,) = vjax.remix(given, "a", strength=name).pieces
+        np.testing.assert_array_equal(piece.strength, np.float32(1 - number))
+    assert (vjax.remix(given, "a").pieces[0].strength == np.float32(1 - 0.6)).all()
+
+
+def test_outside_of_its_region_all_is_kept(pipe):
+    given = tiny.clip(6)
+    timeline = vjax.remix(given, "a", strength="strong", region=REGION)
+    assert "white in the mask" in timeline.describe()
+    made = pipe(timeline)
+    np.testing.assert_array_equal(made[:, ~REGION], given[:, ~REGION])
+    assert (made[:, REGION] != given[:, REGION]).mean() > 0.8
+    with pytest.raises(RequestError, match="mask has 5 frames and the video 6"):
+        vjax.remix(given, "a", region=np.ones((5, 32, 32), bool))
+
+
+def test_each_window_starts_at_one_point(pipe):
+    small = Pipeline(tiny.bundle(tiny.model(max_frames=9)))
+    seen, given = [], tiny.clip(21)
+    start = small.start
+
+    def watch(condition, noise, keys, method):
+        seen.append((condition, method))
+        return start(condition, noise, keys, method)
+
+    small.start = watch
+    timeline = vjax.remix(given, "a red circle", strength=0.25)
+    plan = small.plan(timeline)
+    small(plan)
+    assert len(seen) == plan.windows > 2
+    source = small.encode_pixels(given)
+    (segment,) = plan.segments
+    made = 0
+    for (condition, method), window in zip(seen, segment.windows, strict=True):
+        assert method.times[0] == 0.25
+        new = np.arange(window.start, window.stop) >= made
+        strength = np.asarray(condition.strength)[0, :, 0, 0, 0]
+        np.testing.assert_array_equal(strength, np.where(new, np.float32(0.75), 1))
+        np.testing.assert_allclose(
+            np.asarray(condition.source)[0][new], source[window.start : window.stop][new], atol=1e-5
+        )
+        made = window.stop
+
+
+def test_steps_in_which_all_stands_still_are_left_out(pipe, monkeypatch):
+    timeline = vjax.remix(tiny.clip(5), "a red circle", strength=0.3)
+    heard: list[int] = []
+    made = pipe(timeline, steps=6, on_step=heard.append)
+    assert heard == [1, 2]  # from .3 on, of times 1, 5/6, … 0
+    choose = methods.choose
+
+    def whole(*arguments):
+        found = choose(*arguments)
+        return dataclasses.replace(found, times=flow.schedule(6, found.config.shift))
+
+    monkeypatch.setattr(methods, "choose", whole)
+    np.testing.assert_array_equal(pipe(timeline, steps=6), made)
