@@ -14,6 +14,7 @@ from rich.console import Console
 
 from vjax import ending, evaluate, weights, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
+from vjax.evaluation import judge as judging
 from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
 from vjax.models.vae import check_video, to_float
@@ -156,7 +157,7 @@ def options(*arguments):
 
 
 def kept(path, weights="w", steps=20, computed="float32-cpu"):
-    return results.Results(path, weights, SamplerConfig(steps=steps), computed)
+    return results.Results(path, weights, SamplerConfig(steps=steps), computed, judging.version())
 
 
 def run(pipe, path, *arguments, **key):

@@ -25,8 +25,7 @@ from rich.console import Console
 
 from vjax import ending, pipeline, progress, runtime, weights
 from vjax.config import ConfigError
-from vjax.evaluation import trials, words
-from vjax.evaluation.judge import judge
+from vjax.evaluation import judge, trials, verbs, words
 from vjax.evaluation.report import label, tables, write_sheet
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
@@ -52,11 +51,13 @@ class Task:
 
 def plan(pipe, options, console: Console) -> list[Task]:
     """The rows that were asked for and that the model can make; says which it cannot."""
+    if options.verbs and (options.frames or options.start or pipe.config.frames < 9):
+        raise ResultsError("Verbs are scored at the model's own length, from noise, in clips.")
     frames = options.frames
     if options.start and frames is None:
         frames = pipe.config.frames
-    rows = trials.rows(pipe.config, frames)
-    names = [*(row.name for row in rows), "vae"]
+    rows = verbs.rows(pipe.config) if options.verbs else trials.rows(pipe.config, frames)
+    names = [*(row.name for row in rows), *([] if options.verbs else ["vae"])]
     for name in options.only:
         if name not in names:
             known = ", ".join(map(repr, names))
@@ -167,7 +168,7 @@ def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[s
                 if found is None:
                     video = _answer(pipe, task, trial(index), kind, results)
                     if video is not None:
-                        found = judge(trial(index), video, pipe.config.fps)
+                        found = _judged(trial(index), video, pipe.config.fps)
                         results.add_scores(task.name, kind, index, found)
                 return found
 
@@ -183,6 +184,11 @@ def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[s
             rows[task.name] = row
             bar.advance(shown)
     return rows
+
+
+def _judged(trial: Trial, video: np.ndarray, fps: float) -> dict[str, float]:
+    kind = verbs if isinstance(trial, verbs.FilmTrial) else judge
+    return kind.judge(trial, video, fps)
 
 
 def motion_words(pipe, tasks: list[Task], results: Results) -> dict[str, dict]:
@@ -277,6 +283,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         help="length of the clips, for the rows of words alone; 1 scores pictures",
     )
+    add("--verbs", action="store_true", help="score what the verbs make, instead of the rows above")
     add(
         "--from",
         dest="start",
@@ -303,7 +310,10 @@ def main(arguments: list[str] | None = None) -> int:
         runtime.check_devices()
         pipe = pipeline.load(options.model)
         computed = f"{pipe.dtype}-{jax.default_backend()}"
-        results = Results(out, weights.fingerprint(options.model), pipe.config.sampler, computed)
+        version = (verbs if options.verbs else judge).version()
+        results = Results(
+            out, weights.fingerprint(options.model), pipe.config.sampler, computed, version
+        )
         tasks = plan(pipe, options, console)
         make(pipe, tasks, results, options, console)
         report = {
@@ -313,7 +323,8 @@ def main(arguments: list[str] | None = None) -> int:
             "rows": score(pipe, tasks, results, console),
             "each motion word": motion_words(pipe, tasks, results),
         }
-        if (not options.only and not options.start) or "vae" in options.only:
+        everything = not (options.only or options.start or options.verbs)
+        if everything or "vae" in options.only:
             count = min(max(1, options.count // 4), 64)
             try:
                 report["vae"] = {"clips": count, "psnr": vae_psnr(pipe, count)}

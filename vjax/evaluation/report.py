@@ -22,13 +22,17 @@ def _rows(report: dict) -> Table:
     for name, row in report["rows"].items():
         answers = [row.get(kind, {}) for kind in ("model", "round trip", "still picture")]
         totals = [f"{100 * a['all facts']:.0f}%" if a else "" for a in answers]
-        rest = [f"{key} {100 * v:.0f}%" for key, v in answers[0].items() if key != "all facts"]
+        rest = [_said(key, v) for key, v in answers[0].items() if key != "all facts"]
         table.add_row(name, str(row["generations"]), *totals, ", ".join(rest))
     if "vae" in report:
         table.add_row(
             "vae", str(report["vae"]["clips"]), "", "", "", f"{report['vae']['psnr']:.1f} dB"
         )
     return table
+
+
+def _said(key: str, value: float) -> str:
+    return f"{value:.1f} dB" if key == "dB" else f"{key} {100 * value:.0f}%"
 
 
 def _words(name: str, found: dict[str, dict[str, dict[str, float]]]) -> Table:

@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax.config import SamplerConfig
-from vjax.evaluation import judge
 from vjax.evaluation.trials import Trial
 
 
@@ -31,12 +30,17 @@ class Results:
     """The clips and scores of one model, sampled in one way, below a directory."""
 
     def __init__(
-        self, directory: pathlib.Path, weights: str, sampler: SamplerConfig, computed: str
+        self,
+        directory: pathlib.Path,
+        weights: str,
+        sampler: SamplerConfig,
+        computed: str,
+        judge: str,
     ):
         how = f"{sampler.solver}-{sampler.steps}-{sampler.guidance:g}-{sampler.shift:g}-{computed}"
         self._clips = directory / "clips" / f"{weights}-{how}"
         self._path = directory / "scores.jsonl"
-        self.key = {"weights": weights, "sampler": how, "judge": judge.version()}
+        self.key = {"weights": weights, "sampler": how, "judge": judge}
         self._scores: dict[tuple[str, str, int], dict[str, float]] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
