@@ -204,8 +204,8 @@ def test_another_judge_scores_the_same_clips(tmp_path, monkeypatch):
     pipe = Truthful()
     run(pipe, tmp_path, "--only", "one thing")
     made = len(pipe.made)
-    monkeypatch.setattr(results.judge, "version", lambda: "another")
-    monkeypatch.setattr(evaluate, "judge", lambda *_: {"all facts": 0.0})
+    monkeypatch.setattr(judging, "version", lambda: "another")
+    monkeypatch.setattr(judging, "judge", lambda *_: {"all facts": 0.0})
     rows = run(pipe, tmp_path, "--only", "one thing")
     assert rows["one thing"]["model"] == {"all facts": 0.0}
     assert len(pipe.made) == made
