@@ -14,7 +14,7 @@ from vjax import planning, spans
 from vjax.models import attention as attentions
 from vjax.pipeline import Pipeline
 from vjax.spans import Line, Script
-from vjax.timeline import RequestError, Span, Timeline
+from vjax.timeline import Piece, RequestError, Span, Timeline
 
 MODEL = tiny.model(max_frames=17)  # 5 latents, that overlap by 1
 TEXTS = ("red", "blue", "circle")
@@ -130,16 +130,7 @@ def test_each_span_hears_its_own_text_in_every_window(frames, before):
     embedded = dict(zip(("a", *TEXTS), np.asarray(pipe().embed(["a", *TEXTS])), strict=True))
 
     for timeline in timelines:
-        seen = []
-
-        class Watched(Pipeline):
-            def _sample(self, condition, *rest):
-                seen.append(condition)  # noqa: B023
-                return np.zeros(condition.source.shape, np.float32)
-
-        pipe_ = Watched(tiny.bundle(MODEL))
-        plan = pipe_.plan(timeline)
-        pipe_(plan)
+        plan, seen = conditions(timeline)
         assert len(seen) == plan.windows
         assert len({condition.text.shape for condition in seen}) == 1
         windows = [(s, w) for s in plan.segments for w in s.windows]
@@ -177,6 +168,108 @@ def test_without_spans_the_program_is_what_it_was(monkeypatch):
     Watched(tiny.bundle(MODEL))(plan, steps=1)
     assert (plan.texts, seen[0].text.shape, seen[0].text_bias) == (1, (1, 32, 16), None)
     assert len(jax.tree.leaves(seen[0])) == 7
+
+
+# --- Shots ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shots"),
+    [
+        ("a circle. Cut to a star; then cut to: a ring", ["a circle.", "a star", "a ring"]),
+        ("a red circle. cut to: the red circle grows.", ["a red circle.", "the red circle grows."]),
+        ("He says \"no.\" Next shot: a door\ncut to b", ['He says "no."', "a door", "b"]),
+        ("a man, CUT TO: a dog", ["a man", "a dog"]),
+        ("hair cut to the shoulders, cut to size", ["hair cut to the shoulders, cut to size"]),
+        ("Cut to a dog. Cut to.", ["a dog."]),
+    ],
+)  # fmt: skip
+def test_a_sentence_that_begins_with_cut_to_is_a_shot(prompt, shots):
+    assert spans.shots(prompt) == shots
+
+
+def conditions(timeline: Timeline):
+    """A plan, and what each of its windows knows."""
+    seen = []
+
+    class Watched(Pipeline):
+        def _sample(self, condition, *rest):
+            seen.append(condition)
+            return np.zeros(condition.source.shape, np.float32)
+
+    made = Watched(tiny.bundle(MODEL))
+    plan = made.plan(timeline)
+    made(plan)
+    return plan, seen
+
+
+@pytest.mark.parametrize("frames", [16, 33, 50])
+def test_shots_are_equally_long_and_each_is_made_of_its_own_text_alone(frames):
+    plan, seen = conditions(vjax.text("red. Cut to blue. Cut to: circle", frames=frames))
+    starts = [0, -(-frames // 3), -(-2 * frames // 3)]
+    assert [segment.first for segment in plan.segments] == starts
+    assert [segment.start for segment in plan.segments] == starts  # a grid of its own
+    assert [line.text for line in plan.script.lines] == ["red.", "blue.", "circle"]
+    texts = np.asarray(pipe().embed(["red.", "blue.", "circle", ""]))
+    at = 0
+    for segment, text in zip(plan.segments, texts, strict=False):
+        for _ in segment.windows:
+            # The program is that of a prompt.
+            assert (seen[at].text_bias, seen[at].anchors.shape[1]) == (None, 0)
+            np.testing.assert_array_equal(seen[at].text[0], text)
+            at += 1
+    assert at == len(seen)
+    (note,) = plan.notes
+    assert f"3 shots, with a cut to each: 0 to {starts[1] / 8:.4g} s: 'red.'" in note
+
+
+def test_shots_divide_what_is_made_and_see_nothing_beyond_their_cuts():
+    plan, seen = conditions(vjax.extend(tiny.clip(9), "red. Cut to blue", frames=25))
+    assert [line[:3] for line in plan.script.lines] == [("red.", 0, 17), ("blue", 17, 25)]
+    assert [(s.start, s.first, s.stop) for s in plan.segments] == [(0, 9, 17), (17, 17, 25)]
+    assert [c.strength.sum() for c in seen] == [3, 0]
+    plan, seen = conditions(vjax.infill(tiny.clip(30), "red. Cut to blue", keep=[(8, 22)]))
+    assert [line[:3] for line in plan.script.lines] == [("red.", 0, 15), ("blue", 15, 30)]
+    assert [(c.strength.sum(), c.anchors.shape[1]) for c in seen] == [(0, 1), (2, 0)]
+    assert [s.start for s in plan.segments] == [0, 17]
+
+
+def test_other_words_make_other_shots_of_the_same_frames():
+    plan = planning.plan(vjax.text("red", frames=16), MODEL)
+    cut = planning.reworded(plan, "red. Cut to blue", MODEL)
+    assert (len(plan.segments), len(cut.segments), cut.script.cuts) == (1, 2, (8,))
+    with pytest.raises(RequestError, match="the same cuts"):
+        pipe().sample_batch([plan.timeline, cut.timeline], [0, 1])
+    clips = np.stack([tiny.clip(16)])
+    made = pipe().sample_batch([cut.timeline], [0], start=(clips, 0.001), steps=1)
+    truth = [
+        np.asarray(
+            pipe().decode(
+                pipe().encode(
+                    np.pad(
+                        clips[:, at : at + 8], ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)), mode="edge"
+                    )
+                )
+            )
+        )[0, :8]
+        for at in (0, 8)
+    ]
+    truth = np.clip(np.round((np.concatenate(truth) + 1) * 127.5), 0, 255)
+    assert np.abs(made[0, :8] - truth[:8]).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("timeline", "message"),
+    [
+        (vjax.loop("red. Cut to blue", frames=8), "A loop goes on and on and has no cuts"),
+        (vjax.text("a. Cut to b. Cut to c", frames=2), "3 shots, but 2 frames"),
+    ],
+)
+def test_shots_that_cannot_be_made_are_refused(timeline, message):
+    with pytest.raises(RequestError, match=message):
+        planning.plan(timeline, MODEL)
+    every = Timeline("red. Cut to blue", (Piece(tiny.clip(3)),))
+    assert planning.plan(every, MODEL).script.lines == ()  # nothing is made
 
 
 # --- Networks ------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def test_a_board_is_read_as_it_is_written(text, here):
         ("    text: yes", "\ttext: yes", r"line 5: a tab where YAML takes only spaces"),
         ("    text: yes", "    text: a: b", r"line 5: mapping values are not allowed.*in quotes"),
         ("    text: yes", "    at: 1", r"line 5 \(card 1\): at is there twice"),
+        ("    text: yes", "    cut: yes", r"line 5 \(card 1\): 'yes' is neither true nor false"),
         ("seconds: 3", "second: 3", "line 2: A board has no 'second': did you mean seconds"),
         ("seconds: 3", "seconds: 3s", "line 2: '3s' is no number"),
         ("seconds: 3", "size: big", "line 2: 'big' is no size"),
@@ -159,11 +160,13 @@ def test_a_text_holds_until_the_next_text_and_pictures_do_not_end_it():
         {"at": 2, "text": "c", "until": 2.5},
         {"at": 0, "text": "a"},
         {"at": 0.5, "image": RED},
-        {"at": 1, "text": "b", "soften": 0.25},
+        {"at": 1, "text": "b", "soften": 0.25, "cut": True},
     ]
     plan = planning.plan(vjax.storyboard(cards, "d", seconds=3, soften=0.5), MODEL)
     assert [line[:3] for line in plan.script.lines] == [("a", 0, 8), ("b", 8, 16), ("c", 16, 20)]
     assert [line.soften for line in plan.script.lines] == [4, 2, 4]
+    assert plan.script.cuts == (8,)
+    assert [(s.first, s.stop) for s in plan.segments] == [(0, 8), (8, 24)]
     styled = vjax.storyboard(cards, seconds=3, style="neon")
     assert styled.prompt == ""
     assert all("neon" in span.text for span in styled.spans)

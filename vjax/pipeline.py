@@ -185,15 +185,15 @@ class Pipeline(Stages):
             guides = [(guide.at, len(guide.frames)) for guide in canvas.guides]
             alike = guides == [(guide.at, len(guide.frames)) for guide in first.guides]
             alike &= canvas.weakest == first.weakest
+            alike &= plan.segments == plans[0].segments
             if not same or not alike or (canvas.known != first.known).any():
                 raise RequestError(
                     "Videos that are made at once have one size, length and frame rate, the same "
-                    "frames known and the same times guided."
+                    "frames known, the same times guided and the same cuts."
                 )
         source = None
         if start is not None:
             clips, t = start
-            grid = 1 + self.config.vae.temporal_ratio * (plans[0].segments[0].latents - 1)
             shape = (first.frames, first.height, first.width, 3)
             if len(first.given) or not 0 < t <= 1 or clips.shape[1:] != shape:
                 raise RequestError(
@@ -202,8 +202,7 @@ class Pipeline(Stages):
                 )
             times = jnp.concatenate([jnp.float32(t)[None], method.times[method.times < t]])
             method = dataclasses.replace(method, times=times)
-            beyond = ((0, 0), (0, grid - first.frames), (0, 0), (0, 0), (0, 0))
-            source = np.stack([self.encode_pixels(c) for c in np.pad(clips, beyond, mode="edge")])
+            source = [self._on_grid(clips, segment) for segment in plans[0].segments]
         steps = plans[0].windows * method.steps
         with progress.Steps(steps, on_step=on_step, quiet=True) as watched:
             chunks = self._frames(plans, seeds, method, watched, source=source)
@@ -251,10 +250,11 @@ class Pipeline(Stages):
         texts = [self._texts(plan) for plan in plans]
         canvases = [plan.canvas for plan in plans]
         done, window = 0, 0  # frames, windows
-        for segment in plans[0].segments:
+        for number, segment in enumerate(plans[0].segments):
             yield from _given(canvases, done, segment.first)
+            begin = None if source is None else source[number]
             made = self._segment(
-                plans, segment, texts, seeds, method, watched, window, source, noise
+                plans, segment, texts, seeds, method, watched, window, begin, noise
             )
             done = segment.first
             for chunk in made:
@@ -265,6 +265,12 @@ class Pipeline(Stages):
                 yield chunk
             window += len(segment.windows)
         yield from _given(canvases, done, canvases[0].shown)
+
+    def _on_grid(self, clips: np.ndarray, segment: Segment) -> np.ndarray:
+        """The latents of clips on the grid of a segment; their last frame goes on beyond them."""
+        count = 1 + self.config.vae.temporal_ratio * (segment.latents - 1)
+        at = np.minimum(segment.start + np.arange(count), clips.shape[1] - 1)
+        return np.stack([self.encode_pixels(clip[at]) for clip in clips])
 
     def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
@@ -371,6 +377,8 @@ class Pipeline(Stages):
             text = conditioning.in_a_row([text, *(said[line.text] for line in heard)], count)
             # One text in the place of each has the scores of one: what is heard is the same.
             negative = conditioning.in_a_row([negative] * count, count)
+        elif line := plan.alone(segment, window):
+            text = said[line.text]
         return conditioning.anchors(
             source,
             kept,

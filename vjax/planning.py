@@ -47,11 +47,15 @@ class Segment:
     clips: tuple[Clip, ...]  # those that are known later on
     windows: tuple[Window, ...]  # in the order in which they are made
     ring: bool = False  # its end meets its start: every latent is four frames, the first as well
+    cut: int | None = None  # the first frame after it that it does not see, if there is one
 
     def frames_of(self, window: Window, ratio: int) -> list[spans.Frames]:
         """The frames that each latent of a window stands for: the very first is one."""
         stops = [(n, self.start + ratio * n + 1) for n in range(window.start, window.stop)]
-        return [(stop - (ratio if n else 1), stop) for n, stop in stops]
+        found = [(stop - (ratio if n else 1), stop) for n, stop in stops]
+        if self.cut is None:
+            return found
+        return [(min(start, self.cut - 1), min(stop, self.cut)) for start, stop in found]
 
     @property
     def backwards(self) -> bool:
@@ -107,18 +111,28 @@ class Plan:
     def texts(self) -> int:
         """How many texts a window hears at most, the prompt of the whole among them.
 
-        All have room for as many, so that they are one compiled program.
+        All have room for as many, so that they are one compiled program. Where each window hears
+        but one, that is the program of a prompt.
         """
-        heard = [len(self.heard(s, window)) for s in self.segments for window in s.windows]
-        return 1 + max(heard, default=0)
+        windows = [(segment, window) for segment in self.segments for window in segment.windows]
+        if all(self.alone(*each) for each in windows):
+            return 1
+        return 1 + max((len(self.heard(*each)) for each in windows), default=0)
 
     def heard(self, segment: Segment, window: Window) -> tuple[Line, ...]:
         """What is said beside the prompt over a window and over what it sees out of order."""
+        return self.script.within(self._seen(segment, window))
+
+    def alone(self, segment: Segment, window: Window) -> Line | None:
+        """All that is said over a window and over what it sees; None: it is not one line."""
+        return self.script.alone(self._seen(segment, window))
+
+    def _seen(self, segment: Segment, window: Window) -> list[spans.Frames]:
         frames = segment.frames_of(window, self.ratio)
         frames += spans.around([anchor.at for anchor in window.anchors])
         if closes(self.canvas, segment, window):
             frames.append((self.frames, self.frames + 1 + self.ratio * (self.context - 1)))
-        return self.script.within(frames)
+        return frames
 
     def strip(self, columns: int = 16) -> UInt8[np.ndarray, "H W 3"]:
         """A picture of what is known before anything runs: frames from first to last.
@@ -172,16 +186,31 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
     Raises:
         RequestError: the model cannot make it.
     """
-    canvas = on_canvas(timeline, model)
+    return _planned(timeline, on_canvas(timeline, model), model, tokenizer)
+
+
+def reworded(
+    plan: Plan, prompt: str, model: ModelConfig, tokenizer: Tokenizer | None = None
+) -> Plan:
+    """The plan for another prompt; both share the given frames."""
+    timeline = dataclasses.replace(plan.timeline, prompt=prompt)
+    return _planned(timeline, plan.canvas, model, tokenizer)
+
+
+def _planned(
+    timeline: Timeline, canvas: Canvas, model: ModelConfig, tokenizer: Tokenizer | None
+) -> Plan:
     longest = latents_of(model.max_frames, model)
     if longest == 1 and canvas.frames > 1:
         raise RequestError(f"{model.name} makes pictures only: ask for 1 frame.")
     context, ratio = max(longest // 4, 1), model.vae.temporal_ratio
-    notes = canvas.notes
+    script = spans.script(timeline, canvas)
+    notes = canvas.notes + script.notes
     if canvas.known.all():
         notes += ("Every frame of the result is given: nothing is made.",)
     timed, references = guiding(canvas, ratio)
-    segments = _segments(canvas, ratio, longest, context)
+    cuts = sorted({*canvas.cuts, *script.cuts})
+    segments = _segments(canvas, cuts, ratio, longest, context)
     return Plan(
         timeline,
         canvas,
@@ -189,20 +218,10 @@ def plan(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None = N
         context,
         tuple(references),
         ratio,
-        spans.script(timeline, canvas),
+        script,
         notes,
         tuple(_warnings(timeline, model, tokenizer)),
     )
-
-
-def reworded(
-    plan: Plan, prompt: str, model: ModelConfig, tokenizer: Tokenizer | None = None
-) -> Plan:
-    """The same plan for another prompt; both share the given frames."""
-    timeline = dataclasses.replace(plan.timeline, prompt=prompt)
-    said = spans.script(timeline, plan.canvas)
-    warnings = tuple(_warnings(timeline, model, tokenizer))
-    return dataclasses.replace(plan, timeline=timeline, script=said, warnings=warnings)
 
 
 def latents_of(frames: int, model: ModelConfig) -> int:
@@ -246,7 +265,9 @@ def closes(canvas: Canvas, segment: Segment, window: Window) -> bool:
     return loop and window.start > 0 and window.stop == segment.latents
 
 
-def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[Segment, ...]:
+def _segments(
+    canvas: Canvas, cuts: Sequence[int], ratio: int, longest: int, context: int
+) -> tuple[Segment, ...]:
     """The gaps of a canvas, those together that one window can hold or that are close.
 
     Nothing is seen beyond a cut.
@@ -262,11 +283,11 @@ def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[S
     near = 2 * (1 + ratio * (context - 1))  # a known run as long serves both of its neighbours
     known = canvas.known
     stretches: list[tuple[int, int]] = []
-    for gap in runs(~known):
+    for gap in _between(runs(~known), cuts):
         if stretches:
             start, stop = stretches[-1]
             lead = 1 + ratio * (context - 1) if start else 0
-            cut = any(stop <= frame <= gap[0] for frame in canvas.cuts)
+            cut = any(stop <= frame <= gap[0] for frame in cuts)
             close = gap[0] - stop < near or gap[1] - start + lead <= whole
             if close and not cut:
                 stretches[-1] = (start, gap[1])
@@ -278,8 +299,9 @@ def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[S
             canvas,
             first,
             stop,
-            max([edges[2 * i], *(cut for cut in canvas.cuts if cut <= first)]),
-            min([edges[2 * i + 3], *(cut for cut in canvas.cuts if cut >= stop)]),
+            edges[2 * i],
+            edges[2 * i + 3],
+            cuts,
             ratio,
             longest,
             context,
@@ -288,16 +310,29 @@ def _segments(canvas: Canvas, ratio: int, longest: int, context: int) -> tuple[S
     )
 
 
+def _between(gaps: Sequence[tuple[int, int]], cuts: Sequence[int]) -> list[tuple[int, int]]:
+    """The gaps, each parted at the cuts within it."""
+    found: list[tuple[int, int]] = []
+    for start, stop in gaps:
+        edges = [start, *(cut for cut in cuts if start < cut < stop), stop]
+        found += zip(edges, edges[1:], strict=False)
+    return found
+
+
 def _segment(
     canvas: Canvas,
     first: int,
     stop: int,
     before: int,  # the known frames before `first` begin here,
     after: int,  # and those after `stop` end here
+    cuts: Sequence[int],
     ratio: int,
     longest: int,
     context: int,
 ) -> Segment:
+    before = max([before, *(cut for cut in cuts if cut <= first)])
+    cut = min((cut for cut in cuts if cut >= stop), default=None)
+    after = after if cut is None else min(after, cut)
     given = first - before
     if given > ratio or given == 1:
         # The grid is laid so that the first frame to make begins a latent.
@@ -334,6 +369,7 @@ def _segment(
         prefix,
         tuple(clips),
         _windows(latents, longest, context, backwards),
+        cut=cut,
     )
 
 

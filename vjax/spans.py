@@ -8,6 +8,7 @@ distance (Prompt Relay, arXiv:2604.10030).
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from textwrap import shorten
 from typing import NamedTuple
@@ -20,6 +21,12 @@ from vjax.timeline import RequestError, Span, Timeline
 
 Frames = tuple[int, int]  # from the first to the one after the last
 NEVER: Frames = (-1, 0)  # of a reference, which has no time
+# At the start of a sentence, or with a colon.
+CUT = re.compile(
+    r"(?:^|(?<=[.!?;…\n])|(?<=[.!?…][\"'”’)]))\s*(?:and\s+)?(?:then\s+)?(?:cut\s+to|next\s+shot)\b"
+    r"\s*[:,]?|\b(?:then\s+)?(?:cut\s+to|next\s+shot)\s*:",
+    re.IGNORECASE,
+)
 FAINTEST = 1e-3  # the share that a text has left at the end of what it is softened over
 
 
@@ -30,6 +37,7 @@ class Line(NamedTuple):
     start: int
     stop: int
     soften: float = 0.0  # frames beyond its ends over which it fades
+    cut: bool = False  # it begins with a cut
 
     def shares(self, frames: np.ndarray) -> np.ndarray:
         """How much of it is heard in each of these frames, from 0 to 1."""
@@ -49,12 +57,27 @@ class Script:
         lines: what speaks over parts of it, in the order of their starts.
         frames: how many there are.
         loop: what follows the last frame is the first one.
+        notes: what the user should know of how it was read.
     """
 
     prompt: str
     lines: tuple[Line, ...]
     frames: int
     loop: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The frames that begin with a cut."""
+        return tuple(line.start for line in self.lines if line.cut and line.start)
+
+    def alone(self, spans: Sequence[Frames]) -> Line | None:
+        """The line that is all that is heard in these frames; None: there is another text."""
+        heard = self.within(spans)
+        if self.prompt.strip() or len(heard) != 1:
+            return None
+        bias = self.bias(heard, [span for span in spans if span[1] > 0], 2, 1)
+        return None if np.any(bias[:, 1]) else heard[0]
 
     def within(self, spans: Sequence[Frames]) -> tuple[Line, ...]:
         """The lines that are heard in any of these frames."""
@@ -95,13 +118,30 @@ def around(frames: Sequence[float]) -> list[Frames]:
     return [(round(at), round(at) + 1) for at in frames]
 
 
+def shots(prompt: str) -> list[str]:
+    """The shots of a prompt, which a sentence that begins with "Cut to" or "Next shot" divides."""
+    parts = (part.strip(" ,;-–—\n\t") for part in CUT.split(prompt))
+    return [part for part in parts if re.search(r"\w", part)]
+
+
 def script(timeline: Timeline, canvas: Canvas) -> Script:
     """What a timeline says, on the frames of its canvas.
 
     Raises:
         RequestError: a span lies outside of the result or is shorter than a frame, or nothing is
-            said of something that is to be made.
+            said of something that is to be made; a loop has cuts.
     """
+    said = _said(timeline, canvas)
+    if canvas.loop and said.cuts:
+        raise RequestError(
+            "A loop goes on and on and has no cuts: describe one shot, without 'cut to'."
+        )
+    return said
+
+
+def _said(timeline: Timeline, canvas: Canvas) -> Script:
+    if not timeline.spans and len(texts := shots(timeline.prompt)) > 1 and not canvas.known.all():
+        return _in_shots(texts, canvas)
     frames, fps = canvas.shown, canvas.fps
     lines = sorted((_line(span, frames, fps) for span in timeline.spans), key=lambda x: x.start)
     if not timeline.prompt.strip():
@@ -114,6 +154,29 @@ def script(timeline: Timeline, canvas: Canvas) -> Script:
                 "prompt for all of it, or a text that speaks there."
             )
     return Script(timeline.prompt, tuple(lines), frames, canvas.loop)
+
+
+def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:
+    """Shots of equal length over what is made. What is given goes with the shot beside it."""
+    frames, count = canvas.shown, len(texts)
+    made = np.flatnonzero(~canvas.known[:frames])
+    first, length = int(made[0]), int(made[-1] - made[0]) + 1
+    if length < count:
+        raise RequestError(
+            f"The prompt has {count} shots, but {length} frames are to be made: each shot needs "
+            "one at least."
+        )
+    starts = [0, *(first - -number * length // count for number in range(1, count)), frames]
+    lines = tuple(
+        Line(text, start, stop, cut=start > 0)
+        for text, start, stop in zip(texts, starts, starts[1:], strict=False)
+    )
+    said = [
+        f"{start / canvas.fps:.4g} to {stop / canvas.fps:.4g} s: {shorten(text, 60)!r}"
+        for text, start, stop, *_ in lines
+    ]
+    note = f"The prompt has {count} shots, with a cut to each: {'; '.join(said)}."
+    return Script("", lines, frames, canvas.loop, (note,))
 
 
 def _line(span: Span, frames: int, fps: float) -> Line:
@@ -131,4 +194,4 @@ def _line(span: Span, frames: int, fps: float) -> Line:
                 f"{called} speaks from {span.start:g} to {span.end:g} seconds, which is less than "
                 f"a frame at {fps:g} frames a second: let it speak longer."
             )
-    return Line(span.text, start, stop, span.soften * fps)
+    return Line(span.text, start, stop, span.soften * fps, span.cut)

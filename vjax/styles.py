@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from vjax.spans import shots
 from vjax.timeline import RequestError
 
 PROMPT = "{prompt}"  # what a style has in place of the prompt; other braces are just braces
@@ -30,6 +31,8 @@ class Style(NamedTuple):
         """The prompt as the model reads it."""
         if self.prompt == PROMPT:
             return prompt
+        if len(parts := shots(prompt)) > 1:
+            return " Cut to: ".join(f"{self.told(part)}." for part in parts)
         return self.prompt.replace(PROMPT, prompt.strip().rstrip(".,"))
 
     def avoided(self, negative: str) -> str:

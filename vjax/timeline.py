@@ -135,6 +135,7 @@ class Span:
     Args:
         start, end: in seconds; None: the end of the result.
         soften: so many seconds beyond its ends it is heard less and less; 0: not at all.
+        cut: it begins with a cut: what comes before does not see it, nor it what comes before.
         name: what messages call it.
 
     Raises:
@@ -145,6 +146,7 @@ class Span:
     start: float = 0.0
     end: float | None = None
     soften: float = 0.0
+    cut: bool = False
     name: str = ""
 
     def __post_init__(self):
@@ -168,7 +170,7 @@ class Timeline:
     """A request for one video.
 
     Args:
-        prompt: what the video should show.
+        prompt: what the video should show. Without spans, "… Cut to …" are several shots.
         negative: what it should not show.
         film: what is given and what is to be made, in the order in which it is shown. What lies
             before a piece that begins at a time of its own is made too.
@@ -228,7 +230,8 @@ class Timeline:
         for span in self.spans:
             end = "the end" if span.end is None else f"{span.end:g} s"
             soft = f", softened over {span.soften:g} s" if span.soften else ""
-            lines.append(f"said    {span.start:g} s to {end}{soft}: {span.text}")
+            cut = ", with a cut" if span.cut else ""
+            lines.append(f"said    {span.start:g} s to {end}{soft}{cut}: {span.text}")
         for number, item in enumerate(self.film):
             if isinstance(item, Piece):
                 if item.at and (number == 0 or isinstance(self.film[number - 1], Piece)):

@@ -90,6 +90,7 @@ class _Reader:
             "at": self.number,
             "until": self.number,
             "soften": self.number,
+            "cut": self.flag,
             "text": self.text,
             "image": self.file,
             "video": self.file,
@@ -154,6 +155,12 @@ class _Reader:
         if number != int(number):
             self.fail(_line(node), f"{number:g} is no whole number.")
         return int(number)
+
+    def flag(self, node: Any) -> bool:
+        text = self.scalar(node, "true or false is expected here").strip().lower()
+        if text not in ("true", "false"):
+            self.fail(_line(node), f"{text[:40]!r} is neither true nor false.")
+        return text == "true"
 
     def size(self, node: Any) -> tuple[int, int]:
         try:

@@ -20,6 +20,7 @@ class Card:
     text: Annotated[str | None, Option("what is to be seen from then on", "TEXT")] = None
     until: Annotated[float | None, Option("when its text ends; default: the next text", "S")] = None
     soften: Annotated[float | None, Option("seconds over which its text fades", "S")] = None
+    cut: Annotated[bool, Option("its text begins with a cut")] = False
     image: Annotated[Media | None, Option("a picture that is shown then", "IMAGE")] = None
     video: Annotated[Media | None, Option("a video that is shown from then on", "VIDEO")] = None
     line: int | None = None
@@ -71,8 +72,8 @@ class Storyboard(Request):
                 raise RequestError(f"{name} is empty: give it a text, an image or a video.")
             if card.image is not None and card.video is not None:
                 raise RequestError(f"{name} has an image and a video: make two cards of it.")
-            for key in ("until", "soften"):
-                if card.text is None and getattr(card, key) is not None:
+            for key in ("until", "soften", "cut"):
+                if card.text is None and getattr(card, key) not in (None, False):
                     raise RequestError(f"{name} has {key}, which is for a text, and no text.")
             self._span(number)
         said, given = self._saying(), self._showing()
@@ -117,7 +118,7 @@ class Storyboard(Request):
             return None
         end = end if card.until is None else card.until
         soften = self.soften if card.soften is None else card.soften
-        return Span(self.styled(card.text), card.at, end, soften, self._name(number))
+        return Span(self.styled(card.text), card.at, end, soften, card.cut, self._name(number))
 
     def _saying(self) -> list[int]:
         """The cards with a text, in the order of their times."""
@@ -146,7 +147,7 @@ def storyboard(
 
     Args:
         cards: each with `at`, in seconds, and `text`, `image` or `video`; with a text, also `until`
-            and `soften`, in seconds.
+            and `soften`, in seconds, and `cut`: whether it begins with a cut.
         prompt: speaks over all of it; it may be empty where texts do.
         options: `soften` for all texts; others as in `text`.
     """
