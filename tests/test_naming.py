@@ -23,6 +23,9 @@ def test_a_name_says_the_verb_the_prompt_what_is_unusual_and_the_seed():
     sized = name("a", 3, ".png", sampling, size=[48, 32], negative="b")
     assert sized == "text-a-size-48-32-steps-9-guidance-1.5-3.png"
     assert name("a") != name("a", sampling=sampling)
+    kept = name("a", verb="infill", video="a.mp4", keep=[[0, 5], [-5, 33]])
+    assert kept == "infill-a-keep-0-5-minus-5-33-0.mp4"
+    assert name("a", style="neon") == "text-a-style-neon-style-0.mp4"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Names of files that the user gave no name: they say what was made."""
 
+import re
 import unicodedata
 from typing import Any
 
 from vjax import verbs
 from vjax.config import SamplerConfig
+from vjax.styles import PROMPT
 from vjax.verbs import Request
 
 LONGEST = 120  # bytes, with suffix
@@ -37,9 +39,10 @@ def name(
 def _said(field: str, value: Any) -> str:
     if value is True:
         return _slug(field)
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and value >= 0:
         return f"{_slug(field)}-{value:g}"
-    return _slug(f"{field} {value}")
+    text = re.sub(r"-(?=[0-9])", " minus ", str(value)).replace(PROMPT, "")
+    return _slug(f"{field} {text}")
 
 
 def _slug(text: str) -> str:

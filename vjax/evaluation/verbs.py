@@ -247,7 +247,7 @@ def _board_row(name: str, model: ModelConfig, seconds: float, board: bool) -> Ro
             cards = [{"at": i * seconds, "text": text} for i, text in enumerate(texts)]
             timeline = vjax.storyboard(cards, frames=3 * each)
         else:
-            timeline = vjax.text(". cut to: ".join(texts), frames=3 * each)
+            timeline = Timeline(". cut to: ".join(texts), frames=3 * each)  # one text
 
         def draw() -> np.ndarray:
             clips = [
