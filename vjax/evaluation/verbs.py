@@ -198,7 +198,7 @@ def rows(model: ModelConfig) -> list[Row]:
         of_one("loop, words alone", words, there_and_back, _looped),
         of_one("interpolate", more, clips(length + 1), _interpolated, given=half),
         _board_row("storyboard", model, seconds, board=True),
-        _board_row("storyboard, words alone", model, seconds, board=False),
+        _board_row("three shots of a prompt", model, seconds, board=False),
         _remix_row(model, draw),
         _row(
             "a minute",
@@ -247,7 +247,7 @@ def _board_row(name: str, model: ModelConfig, seconds: float, board: bool) -> Ro
             cards = [{"at": i * seconds, "text": text} for i, text in enumerate(texts)]
             timeline = vjax.storyboard(cards, frames=3 * each)
         else:
-            timeline = Timeline(". cut to: ".join(texts), frames=3 * each)  # one text
+            timeline = vjax.text(". cut to: ".join(texts), frames=3 * each)
 
         def draw() -> np.ndarray:
             clips = [
