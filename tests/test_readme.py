@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import validation, weights
+from vjax import characters, validation, weights
 from vjax import video as media
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -71,6 +71,7 @@ def in_place(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(weights, "ASSETS", place / "assets")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("VJAX_CHARACTERS", str(place / "characters"))
 
 
 def main(module: str, arguments: list[str]) -> int | str | None:
@@ -88,6 +89,13 @@ def prepare(arguments: list[str]) -> None:
             continue
         if before == "--prompts":
             pathlib.Path(name).write_text("a red circle\na blue circle\n")
+        elif before == "--character":
+            add = next(
+                command for command in commands() if command[1:4] == ["characters", "add", name]
+            )
+            prepare(add[1:])
+            if name not in characters.characters():
+                assert main(add[0], add[1:]) == 0
         elif before == "--mask":
             media.write(name, np.arange(96 * 96 * 3, dtype=np.uint8).reshape(1, 96, 96, 3), 16)
         elif name.endswith(".yaml"):
@@ -112,7 +120,7 @@ def test_a_command_runs(command):
     if isinstance(small, dict):
         small = small[pathlib.Path(arguments[0]).stem]
     prepare(arguments)
-    lists = {"--help", "--draft", "styles"} & {*arguments}
+    lists = {"--help", "--draft", "styles", "characters"} & {*arguments}
     assert main(module, arguments + ([] if lists else small)) == 0
 
 

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from vjax import validation, verbs, weights
+from vjax import characters, validation, verbs, weights
 from vjax.config import Bounds, ConfigError
 from vjax.timeline import RequestError
 from vjax.verbs import Request
@@ -119,6 +119,8 @@ def sha256(path: str | os.PathLike) -> str:
 def find(value: Any, file: str) -> pathlib.Path:
     """The file that a recipe names: beside `file`, which has the recipe, or where we are.
 
+    A character's picture may be in the library too.
+
     Raises:
         RequestError: there is none of that name and content.
     """
@@ -183,7 +185,8 @@ def version() -> str:
 
 
 def _places(name: str, file: str) -> list[pathlib.Path]:
-    return [pathlib.Path(file).parent / name, pathlib.Path(name)]
+    kept = characters.library() / pathlib.PurePath(name).stem / name
+    return [pathlib.Path(file).parent / name, pathlib.Path(name), kept]
 
 
 def _checked_name(value: Any) -> str:

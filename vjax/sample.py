@@ -16,7 +16,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from vjax import drafting, ending, styles, validation, verbs
+from vjax import characters, drafting, ending, styles, validation, verbs
 from vjax.config import ConfigError, MeshConfig
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
@@ -34,6 +34,7 @@ examples:
   {PROGRAM} extend clip.mp4 --seconds 2 --prompt "a red circle moves right"
   {PROGRAM} infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"
   {PROGRAM} styles
+  {PROGRAM} characters --help
   {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
   {PROGRAM} storyboard --draft "a red circle moves right" --out board.yaml
   {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
@@ -357,6 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
             if drafting.is_asked(arguments):
                 print(drafting.draft(arguments), flush=True)
                 return 0
+            if arguments[:1] == ["characters"]:
+                return characters.main(arguments[1:])
             order = parse(arguments)
             from vjax import making
 

@@ -5,7 +5,8 @@ import os
 import numpy as np
 from jaxtyping import Bool
 
-from vjax.timeline import Piece, RequestError, as_frames
+from vjax import characters
+from vjax.timeline import Anchor, Piece, RequestError, as_frames
 from vjax.verbs.request import Media
 
 LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
@@ -102,6 +103,12 @@ def _bounded(width: int, height: int) -> tuple[int, int]:
 def _percent(white: np.ndarray) -> str:
     share = 100 * white.mean()
     return f"{share:.0f}%" if 1 <= share <= 99 or share == 100 else f"{share:.2g}%"
+
+
+def reference(source: Media) -> Anchor:
+    """A picture as a reference without a time."""
+    piece = read(source, first=True)
+    return Anchor(piece.pixels, notes=(*piece.notes, *characters.consent(source)))
 
 
 def prompt_of(source: Media, prompt: str = "") -> tuple[str, str]:

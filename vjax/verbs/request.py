@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from jaxtyping import Shaped
 
-from vjax import styles
+from vjax import characters, styles
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 # A file, or frames [T H W 3], [H W 3]: whole numbers from 0 to 255 or floats from 0 to 1.
@@ -103,6 +103,13 @@ StyleName = Annotated[
     tuple[str, str] | str,
     Option("what is said around the prompt: a name that `styles` lists", "NAME"),
 ]
+Characters = Annotated[
+    tuple[Media, ...],
+    Option(
+        "a picture of a subject that it shows, or a name that `characters` lists; may be repeated",
+        "IMAGE|NAME",
+    ),
+]
 Mute = Annotated[bool, Option("without the sound of what is given")]
 OwnFps = Annotated[float | None, Option("frame rate; default: that of VIDEO", "F", parse_rate)]
 Fps = Annotated[
@@ -125,6 +132,7 @@ class Request:
 
     negative: Negative = ""
     style: StyleName = ""
+    character: Characters = ()
     size: Size = None
     fps: Fps = None
     mute: Mute = False
@@ -139,6 +147,7 @@ class Request:
             object.__setattr__(self, name, value)
         if self.style:
             object.__setattr__(self, "style", tuple(styles.of(self.style)))
+        object.__setattr__(self, "character", tuple(map(characters.find, self.character)))
         self.check()
 
     @property
@@ -152,10 +161,12 @@ class Request:
 
     def with_film(self, film: Sequence[Piece | Gap] = (Gap(),), **more: Any) -> Timeline:
         """The timeline of a film, with what all verbs say of their result."""
+        from vjax.verbs import media
+
         avoided = styles.of(self.style).avoided(self.negative)
-        return Timeline(
-            self.told, tuple(film), avoided, **{"size": self.size, "fps": self.fps, **more}
-        )
+        shared = {"size": self.size, "fps": self.fps, **more}
+        shared["anchors"] = (*more.get("anchors", ()), *map(media.reference, self.character))
+        return Timeline(self.told, tuple(film), avoided, **shared)
 
     def check(self) -> None:
         """Raises RequestError for values of the right types that cannot work together."""
