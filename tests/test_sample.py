@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from vjax import ending, pipeline, sample, weights
+from vjax import ending, pipeline, sample, verbs, weights
 from vjax import video as media
 from vjax.parallel import mesh
 
@@ -225,6 +226,12 @@ def test_options_may_stand_before_or_after_the_verb():
         )
         (request,) = order.requests
         assert (request.verb, request.image, request.frames) == ("animate", "i.png", 5)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in verbs.VERBS if verb != "storyboard"])
+def test_the_example_of_a_verb_is_one_of_it(verb):
+    order = sample.parse(shlex.split(verbs.request_type(verb).example))
+    assert order.requests[0].verb == verb
 
 
 def test_the_word_after_an_option_is_its_value_whatever_it_begins_with():

@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 
 LONGEST_LINE = 800  # characters on stderr
 PROGRAM = "python -m vjax.sample"
-EXAMPLES = f"""\
-examples:
-  {PROGRAM} --prompt "a red circle moves right on a black background"
-  {PROGRAM} animate photo.png --prompt "a blue star spins at night"
-  {PROGRAM} extend clip.mp4 --seconds 2 --prompt "a red circle moves right"
-  {PROGRAM} infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"
-  {PROGRAM} styles
-  {PROGRAM} characters --help
-  {PROGRAM} --prompts lines.txt --variations 3 --out clips.mkv
-  {PROGRAM} storyboard --draft "a red circle moves right" --out board.yaml
-  {PROGRAM} --like out.mp4 --seed 7 --out other.mp4
-"""
 
 
 def _named(text: str) -> str:
@@ -107,7 +95,7 @@ def _parser(kind: type[Request]) -> _Parser:
         prog=PROGRAM,
         usage=f"{usage} {'--prompt TEXT ' if verbs.needs(kind, 'prompt') else ''}[options]",
         description=kind.__doc__ if positional else "Makes videos from words, images and videos.",
-        epilog=f"{_verbs()}\n{EXAMPLES}",
+        epilog=_files(kind) if positional else _verbs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -125,10 +113,7 @@ def _parser(kind: type[Request]) -> _Parser:
             action = "append" if verbs.repeats(kind, field) else "store"
             _add(what, name, option, action=action, dest=field)
     for name, option in OPTIONS.items():
-        early, late = (
-            name in EARLY,
-            name in ("out", "quality", "like"),
-        )
+        early, late = name in EARLY, name in ("out", "quality", "like")
         _add(what if early else where if late else how, name, option)
     for name, option in FLAGS.items():
         where.add_argument(_dashed(name), help=option.help, action="store_true")
@@ -148,6 +133,14 @@ def _add(group, name: str, option: Option, **more) -> None:
     group.add_argument(_dashed(name), help=option.help, metavar=option.metavar, type=parse, **more)
 
 
+def _files(kind: type[Request]) -> str:
+    """What a verb takes in place, and how it is called."""
+    places = [o for o in verbs.options(kind).values() if o.positional]
+    width = max(len(str(place.metavar)) for place in places)
+    lines = [f"  {place.metavar:<{width}}  {place.help}" for place in places]
+    return "\n".join(["files:", *lines, "", "example:", f"  {PROGRAM} {kind.example}"])
+
+
 def _verbs() -> str:
     """The verbs, a line each, with the options that not all of them have."""
     lines = [f"verbs, each with its own {PROGRAM} VERB --help:"]
@@ -160,7 +153,14 @@ def _verbs() -> str:
         call = " ".join([verb, *(o.metavar for o in options.values() if o.positional)])
         own = [_dashed(name) for name in verbs.named_options(kind) if name not in everywhere]
         lines.append(f"  {call:<22} {kind.__doc__} ({', '.join(own)})")
-    return "\n".join([*lines, ""])
+    more = [
+        "styles",
+        "characters --help",
+        "--prompts lines.txt --variations 3 --out clips.mkv",
+        "--like out.mp4 --seed 7 --out other.mp4",
+    ]
+    calls = [*(verbs.request_type(verb).example for verb in verbs.VERBS), *more]
+    return "\n".join([*lines, "", "examples:", *(f"  {PROGRAM} {call}" for call in calls)])
 
 
 def _dashed(name: str) -> str:

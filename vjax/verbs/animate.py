@@ -12,6 +12,8 @@ from vjax.verbs.request import Frames, Media, Option, Prompt, Request, Seconds
 class Animate(Request):
     """A video that starts with an image."""
 
+    example = 'animate photo.png --prompt "a blue star spins at night"'
+
     image: Annotated[Media, Option("the picture to start with", "IMAGE", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

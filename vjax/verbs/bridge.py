@@ -12,6 +12,8 @@ from vjax.verbs.request import Frames, Media, Option, Prompt, Request, Seconds
 class Bridge(Request):
     """A video from one picture to another."""
 
+    example = 'bridge first.png last.png --prompt "a blue star moves at night" --seconds 2'
+
     first: Annotated[Media, Option("the picture to start with", "FIRST", positional=True)]
     last: Annotated[Media, Option("the picture to end with", "LAST", positional=True)]
     prompt: Prompt

@@ -14,6 +14,8 @@ SECONDS = 2.0  # that are added unless the user says
 class Extend(Request):
     """More video after or before a video."""
 
+    example = 'extend clip.mp4 --seconds 2 --prompt "a red circle moves right"'
+
     video: Annotated[Media, Option("the video to extend", "VIDEO", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

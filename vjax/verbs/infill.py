@@ -14,6 +14,8 @@ from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_rang
 class Infill(Request):
     """New frames between kept ones."""
 
+    example = 'infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"'
+
     video: Annotated[Media, Option("the video to change", "VIDEO", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

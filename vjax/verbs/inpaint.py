@@ -14,6 +14,8 @@ from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Prompt, Request
 class Inpaint(Request):
     """A region of a video made anew, and all else kept."""
 
+    example = 'inpaint clip.mp4 --mask mask.png --prompt "a red circle on grass"'
+
     video: Annotated[Media, Option("the video or picture to change", "VIDEO", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

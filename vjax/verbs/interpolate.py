@@ -25,6 +25,8 @@ from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
 class Interpolate(Request):
     """More frames a second."""
 
+    example = "interpolate clip.mp4 --fps 24"
+
     video: Annotated[Media, Option("the video to make smoother", "VIDEO", positional=True)]
     prompt: SourcePrompt = ""
     _: dataclasses.KW_ONLY

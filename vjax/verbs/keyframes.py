@@ -26,6 +26,8 @@ def parse_key(text: str) -> tuple[str, float]:
 class Keyframes(Request):
     """A video that shows pictures at their times."""
 
+    example = 'keyframes one.png@0.5 other.png@1.5 --prompt "a blue star moves at night"'
+
     keys: Annotated[
         tuple[tuple[Media, float], ...],
         Option("pictures, and when they are shown", "IMAGE@TIME …", parse_key, positional=True),

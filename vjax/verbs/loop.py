@@ -13,6 +13,8 @@ from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request
 class Loop(Request):
     """A video whose end meets its start, from words, or from a video and new frames after it."""
 
+    example = 'loop --prompt "a blue star grows on a gray background"'
+
     prompt: Prompt
     video: Annotated[
         Media | None, Option("a video to close to a loop", "[VIDEO]", positional=True)

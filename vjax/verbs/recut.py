@@ -25,6 +25,10 @@ def parse_keep(text: str) -> tuple[int, ...]:
 class Recut(Request):
     """Pieces of videos in a new order, with new frames between them."""
 
+    example = (
+        'recut a.mp4 b.mp4 --keep 1:0:17 --gap 1 --keep 8:33 --prompt "a red circle moves right"'
+    )
+
     videos: Annotated[tuple[Media, ...], Option("the videos to cut", "VIDEO …", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

@@ -23,6 +23,8 @@ def parse_strength(text: str) -> str | float:
 class Remix(Request):
     """A video changed to what the prompt says; its motion and composition stay."""
 
+    example = 'remix clip.mp4 --prompt "a blue circle moves right on a black background"'
+
     video: Annotated[Media, Option("the video or picture to change", "VIDEO", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY

@@ -129,6 +129,7 @@ class Request:
     """
 
     verb: ClassVar[str]
+    example: ClassVar[str]  # of what follows the program on a command line
 
     negative: Negative = ""
     style: StyleName = ""

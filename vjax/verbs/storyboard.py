@@ -35,6 +35,8 @@ class Card:
 class Storyboard(Request):
     """A video from cards at times: texts, pictures, videos (--draft LINE writes a board)."""
 
+    example = 'storyboard --draft "a red circle moves right" --out board.yaml'
+
     cards: Annotated[
         tuple[Card, ...],
         Option("a YAML file with cards, or --draft LINE", "BOARD.yaml", positional=True),

@@ -10,6 +10,8 @@ from vjax.verbs.request import Frames, Prompt, Request, Seconds
 class Text(Request):
     """A video from words alone."""
 
+    example = '--prompt "a red circle moves right on a black background"'
+
     prompt: Prompt
     _: dataclasses.KW_ONLY
     frames: Frames = None
