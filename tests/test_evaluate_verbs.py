@@ -42,8 +42,12 @@ def recoloured(video: np.ndarray) -> np.ndarray:
     return video[..., ::-1] ^ 255
 
 
+def frozen(video: np.ndarray) -> np.ndarray:
+    return video[:1].repeat(len(video), axis=0)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "a minute"])
-@pytest.mark.parametrize("spoiled", [vanished, recoloured])
+@pytest.mark.parametrize("spoiled", [vanished, recoloured, frozen])
 def test_what_vanishes_or_is_something_else_is_wrong(row, spoiled):
     asked = trial(row, 2)
     assert scores(asked, spoiled(asked.truth))["all facts"] == 0
@@ -70,8 +74,7 @@ def test_what_does_not_come_back_is_no_loop():
 
 def test_frames_that_stand_still_or_are_changed_are_no_interpolation():
     asked = trial("interpolate", 2)
-    held = asked.truth[::2].repeat(2, axis=0)
-    assert scores(asked, held)["dB"] < 40
+    assert scores(asked, asked.frozen())["all facts"] == 0
     late = asked.truth.copy()
     late[1::2] = np.roll(asked.truth, 6, axis=0)[1::2]
     assert scores(asked, late)["all facts"] == 0
@@ -81,7 +84,7 @@ def test_frames_that_stand_still_or_are_changed_are_no_interpolation():
 
 
 def test_cards_in_another_order_are_no_storyboard():
-    asked = trial("storyboard", 2)
+    asked = trial("storyboard with cuts", 2)
     each = len(asked.truth) // 3
     swapped = np.concatenate([asked.truth[each:], asked.truth[:each]])
     found = scores(asked, swapped)

@@ -175,3 +175,11 @@ def test_a_model_of_pictures_says_so():
     assert plan(vjax.text("a"), frames=1, max_frames=1).windows == 1
     with pytest.raises(RequestError, match="pictures only"):
         plan(vjax.text("a", frames=2), frames=1, max_frames=1)
+
+
+def test_a_ring_is_decoded_once_around_before_it_is_shown():
+    (segment,) = plan(vjax.loop("a", frames=32)).segments
+    (window,) = segment.windows
+    assert segment.ring
+    assert window.start == window.stop - window.start == 8
+    assert (segment.start, segment.first, segment.stop) == (-1 - 4 * 7, 0, 32)

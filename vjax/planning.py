@@ -274,8 +274,9 @@ def _segments(
     """
     if canvas.loop and not canvas.given and canvas.frames <= ratio * longest:
         latents = canvas.frames // ratio
-        # Its end lies before its start once more, for the decoder to come from.
-        lead = min(context, latents)
+        # All of it lies before its start once more, for the decoder to come from: a causal VAE
+        # remembers further back than one would think.
+        lead = latents
         window = Window(lead, lead + latents)
         start = -1 - ratio * (lead - 1)
         return (Segment(start, 0, canvas.frames, window.stop, 0, (), (window,), ring=True),)

@@ -195,7 +195,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         name, equals, _ = argument.partition("=")
         if argument == "--":
             words += rest
-        elif argument in ("-h", "-?"):
+            break
+        if argument in ("-h", "-?"):
             options.append("--help")
         elif not argument.startswith("-"):
             words.append(argument)
