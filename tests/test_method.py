@@ -12,12 +12,12 @@ from vjax.timeline import Gap, Piece, Timeline
 PREFERRED = SamplerConfig(solver="unipc", steps=8, guidance=2.0, shift=3.0)
 
 
-def choose(*strengths: float, gap: bool = False, **asked) -> method.Method:
+def choose(*strengths: float, gap: bool = False, moved: bool = False, **asked) -> method.Method:
     pieces = [Piece(tiny.clip(4), np.full((4, 1, 1, 1), s, np.float32)) for s in strengths]
     film = (*pieces, Gap(1)) if gap else tuple(pieces) or (Gap(),)
     canvas = planning.plan(Timeline("a", film), tiny.MODEL).canvas
     nothing = dict.fromkeys(("solver", "steps", "guidance", "shift"))
-    return method.choose(canvas, PREFERRED, nothing | asked)
+    return method.choose(canvas, PREFERRED, nothing | asked, moved)
 
 
 def test_what_is_asked_for_goes_before_what_is_preferred():
@@ -44,3 +44,12 @@ def test_times_begin_where_the_first_token_does():
     assert cut.times[0] == np.float32(0.6)
     np.testing.assert_array_equal(cut.times[1:], whole[whole < 0.6])
     assert cut.steps == int(jnp.sum(whole < 0.6))
+
+
+def test_what_moves_from_text_to_text_is_guided_more_and_by_euler():
+    found = choose(0.4, moved=True)
+    assert (found.config.solver, found.config.guidance) == ("euler", 3.0)
+    assert choose(0.4, moved=True, guidance=2).config.guidance == 2
+    assert choose(1.0, 0.0, moved=True).config == PREFERRED  # nothing moves
+    with pytest.raises(ValueError, match="use euler or heun"):
+        choose(0.4, moved=True, solver="stochastic")

@@ -9,6 +9,7 @@ import tiny
 import vjax
 from vjax import flow
 from vjax import method as methods
+from vjax import video as media
 from vjax.pipeline import Pipeline
 from vjax.timeline import RequestError
 
@@ -85,6 +86,65 @@ def test_each_window_starts_at_one_point(pipe):
             np.asarray(condition.source)[0][new], source[window.start : window.stop][new], atol=1e-5
         )
         made = window.stop
+
+
+def test_the_source_is_what_the_file_says_the_user_says_or_nobody(tmp_path):
+    given = tiny.clip(5)
+    media.write(tmp_path / "plain.mkv", given, 8)
+    for name, request in (("told", {"prompt": "a red circle"}), ("odd", {"prompt": ["a"]})):
+        media.write(tmp_path / f"{name}.mkv", given, 8, metadata={"request": request})
+
+    def shown(name: str, **options):
+        timeline = vjax.remix(tmp_path / f"{name}.mkv", "a blue circle", **options)
+        return timeline.source_prompt, " ".join(timeline.pieces[0].notes)
+
+    assert shown("told")[0] == "a red circle"
+    assert "told.mkv was made from" in shown("told")[1]
+    assert shown("told", source_prompt="a star") == ("a star", "")
+    assert shown("told", source_prompt="") == ("", "")
+    for name in ("plain", "odd"):
+        assert shown(name)[0] == ""
+        assert "made again with noise" in shown(name)[1]
+    told = vjax.remix(tmp_path / "told.mkv", "a blue circle")
+    assert told.describe().splitlines()[:2] == ["prompt  a blue circle", "from    a red circle"]
+
+
+def test_with_a_source_prompt_only_the_difference_moves(pipe):
+    given = tiny.clip(6)
+    moved = vjax.remix(given, "blue", source_prompt="a red circle", region=REGION)
+    made = pipe(moved)
+    np.testing.assert_array_equal(made[:, ~REGION], given[:, ~REGION])
+    assert not np.array_equal(made, pipe(vjax.remix(given, "blue", region=REGION)))
+    other = vjax.remix(given, "blue", source_prompt="a star", region=REGION)
+    assert not np.array_equal(made, pipe(other))
+    np.testing.assert_array_equal(made, pipe(moved))
+    # Without guidance and a difference all stays, but for the VAE.
+    same = vjax.remix(given, "blue", source_prompt="blue", strength="strong")
+    first = vjax.remix(given, "blue", strength=1e-4)
+    assert off(pipe(same, guidance=1), pipe(first)) < 1
+    with pytest.raises(RequestError, match="use euler or heun"):
+        pipe(moved, solver="unipc")
+
+
+def test_windows_compare_with_the_source_as_it_was_given():
+    small = Pipeline(tiny.bundle(tiny.model(max_frames=9)))
+    seen, given = [], tiny.clip(21)
+    start = small.start
+
+    def watch(condition, noise, keys, method):
+        seen.append(condition)
+        return start(condition, noise, keys, method)
+
+    small.start = watch
+    plan = small.plan(vjax.remix(given, "blue", source_prompt="a red circle"))
+    assert small(plan).shape == given.shape
+    source = small.encode_pixels(given)
+    for condition, window in zip(seen, plan.segments[0].windows, strict=True):
+        place = slice(window.start, window.stop)
+        np.testing.assert_allclose(condition.origin.latents[0], source[place], atol=1e-5)
+    carried = np.asarray(seen[1].strength)[0, :, 0, 0, 0] == 1
+    assert carried.any()
+    assert (np.asarray(seen[1].source)[0][carried] != source[window.start :][0]).any()
 
 
 def test_steps_in_which_all_stands_still_are_left_out(pipe, monkeypatch):

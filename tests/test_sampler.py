@@ -126,6 +126,82 @@ def test_a_partial_strength_departs_from_its_point_of_the_path_and_waits_there()
     np.testing.assert_allclose(latents, start - departure, atol=1e-5)
 
 
+def flow_edit(velocity, source, noises, times, guidances):
+    """FlowEdit as published (arXiv:2412.08629, algorithm 1), in numpy, with given noises.
+
+    `velocity(x, t, which, guidance)` is that of the source's text or of the target's.
+    """
+    moved = np.array(source, np.float64)
+    for t, t_next, noise in zip(times[:-1], times[1:], noises, strict=True):
+        noisy_source = (1 - t) * source + t * noise
+        noisy_target = moved + noisy_source - source
+        from_source = velocity(noisy_source, t, "source", guidances[0])
+        to_target = velocity(noisy_target, t, "target", guidances[1])
+        moved = moved + (t_next - t) * (to_target - from_source)
+    return moved
+
+
+@pytest.mark.parametrize("guidance", [None, 6.0])
+def test_what_moves_between_texts_moves_as_published(guidance):
+    keys = jax.random.split(jax.random.key(3), B)
+    other = normal(B, 5, 6, seed=7)
+    known = condition(1 - TIMES[0] * 0.7)
+    known = dataclasses.replace(known, origin=sampler.Origin(known.source, other, keys))
+    times = np.concatenate([[0.7], TIMES[TIMES < 0.7]]).astype(np.float32)
+    found = sample(known, NOISE, jnp.asarray(times), guidance, solver=solvers.EULER)
+
+    texts = {"target": known.text, "source": other}
+
+    def velocity(x, t, which, scale):
+        def of(text):
+            x32, t_all = jnp.asarray(x, jnp.float32), jnp.full((B, T), t, jnp.float32)
+            positions = known.positions
+            return np.asarray(toy_velocity(x32, t_all, text, positions, None, None), np.float64)
+
+        free = of(known.negative)
+        return free + scale * (of(texts[which]) - free)
+
+    noises = [
+        np.stack([jax.random.normal(jax.random.fold_in(key, n), (T, H, W, C)) for key in keys])
+        for n in range(len(times) - 1)
+    ]
+    scales = (1, 1) if guidance is None else (6.0 * sampler.ORIGIN_GUIDANCE, 6.0)
+    expected = flow_edit(velocity, np.asarray(SOURCE, np.float64), noises, times, scales)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    # The same text twice and no guidance: nothing moves.
+    if guidance is None:
+        origin = dataclasses.replace(known.origin, text=known.text)
+        still = dataclasses.replace(known, origin=origin)
+        same = sample(still, NOISE, jnp.asarray(times), solver=solvers.EULER)
+        np.testing.assert_allclose(same, SOURCE, atol=1e-5)
+
+
+def test_what_is_kept_or_unknown_is_as_ever_where_the_rest_moves():
+    keys = jax.random.split(jax.random.key(3), B)
+    known = condition([1.0, 0.4, 0.0])
+    before, seen = normal(B, T, H, W, C, seed=9), []
+    known = dataclasses.replace(known, origin=sampler.Origin(before, known.negative, keys))
+
+    def velocity(latents, t, text, **others):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), latents, ordered=True)
+        return toy_velocity(latents, t, text, others["positions"], None, None)
+
+    found = sample(known, NOISE, TIMES, velocity=velocity, solver=solvers.EULER)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found[:, 0], SOURCE[:, 0])
+    for there, here in zip(seen[::2], seen[1::2], strict=True):
+        np.testing.assert_array_equal(there[:, 0], SOURCE[:, 0])  # made in an earlier window
+        np.testing.assert_array_equal(here[:, 0], before[:, 0])  # what it was made from
+    np.testing.assert_array_equal(seen[0][:, 2], NOISE[:, 2])
+
+
+@pytest.mark.parametrize("solver", [solvers.UNIPC, solvers.STOCHASTIC])
+def test_what_moves_between_texts_takes_a_solver_without_noise_or_memory(solver):
+    with pytest.raises(ValueError, match="use euler or heun"):
+        sampler.check(solver, np.zeros(1), moved=True)
+    sampler.check(solvers.EULER, np.full(1, 0.5), moved=True)
+
+
 def test_the_network_gets_the_time_of_each_frame_or_of_each_latent():
     shapes = []
 

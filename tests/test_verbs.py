@@ -22,7 +22,7 @@ FULL = [
     {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
     {"verb": "inpaint", **VIDEO, "mask": "m.png", "fps_in": 8.0},
     {"verb": "remix", **VIDEO, "strength": "subtle", "region": "m.png"},
-    {"verb": "remix", **VIDEO, "strength": 0.25},
+    {"verb": "remix", **VIDEO, "strength": 0.25, "source_prompt": ""},
     {"verb": "loop", "prompt": "a", "video": "p.mp4", "seconds": 1.0},
     {"verb": "loop", "prompt": "a", "frames": 32},
     {"verb": "interpolate", "video": "p.mp4", "prompt": "a", "fps": 24.0, "fps_in": 8.0},

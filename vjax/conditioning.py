@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from vjax.canvas import Canvas
 from vjax.config import ModelConfig
-from vjax.sampler import Condition
+from vjax.sampler import Condition, Origin
 
 REFERENCE = 32.0  # native latent frames from the first of a window back to the first reference
 REFERENCES_APART = 4.0
@@ -60,6 +60,7 @@ def anchors(
     stretch: float = 1.0,
     ring: bool = False,
     text_bias: Float[np.ndarray, "F S"] | None = None,
+    origin: tuple[Any, Any] | None = None,
 ) -> Condition:
     """The condition of a model that was trained with anchor tokens, for a batch of one.
 
@@ -71,6 +72,7 @@ def anchors(
         start: the position of the first latent.
         stretch: native latent frames to a latent frame: more than 1 below the native frame rate.
         ring: the end meets the start.
+        origin: latents [t h w C] as they were given, and the embedding of what they show.
         text_bias: of the latents in place, then of those that are later, then of references.
     """
     seen = [*(latent for _, latent in later), *references]
@@ -87,7 +89,8 @@ def anchors(
     if text_bias is not None:
         fields["text_bias"] = text_bias
     arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()}
-    return Condition(**arrays, ring=ring)
+    came = None if origin is None else Origin(*(jnp.asarray(x, jnp.float32)[None] for x in origin))
+    return Condition(**arrays, ring=ring, origin=came)
 
 
 def reference_positions(count: int) -> Float[np.ndarray, " {count}"]:

@@ -186,6 +186,7 @@ class Pipeline(Stages):
             alike = guides == [(guide.at, len(guide.frames)) for guide in first.guides]
             alike &= canvas.weakest == first.weakest
             alike &= plan.segments == plans[0].segments
+            alike &= bool(plan.timeline.source_prompt) == bool(plans[0].timeline.source_prompt)
             if not same or not alike or (canvas.known != first.known).any():
                 raise RequestError(
                     "Videos that are made at once have one size, length and frame rate, the same "
@@ -234,7 +235,9 @@ class Pipeline(Stages):
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
         asked = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
         try:
-            method = methods.choose(plan.canvas, self.config.sampler, asked)
+            method = methods.choose(
+                plan.canvas, self.config.sampler, asked, bool(plan.timeline.source_prompt)
+            )
             if self.mesh is not None and not self.in_place:
                 meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))
         except ValueError as error:
@@ -274,7 +277,8 @@ class Pipeline(Stages):
 
     def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
-        said = list(dict.fromkeys(line.text for line in plan.script.lines))
+        said = [*(line.text for line in plan.script.lines), plan.timeline.source_prompt]
+        said = list(dict.fromkeys(filter(None, said)))
         spare = [""] * (len(said) % 2)
         texts = self.embed([plan.script.prompt, plan.timeline.negative, *said, *spare])
         prompt, negative, *lines = np.asarray(meshes.readable(texts))
@@ -297,6 +301,7 @@ class Pipeline(Stages):
             for plan in plans
         ]
         latents = np.stack([latents for latents, _ in known])
+        given = latents.copy()
         strength = np.stack([strength for _, strength in known])
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
@@ -310,7 +315,7 @@ class Pipeline(Stages):
             ]
             conditions = [
                 self._condition(plan, segment, window, count, there, *each)
-                for plan, *each in zip(plans, latents, strength, clips, texts, strict=True)
+                for plan, *each in zip(plans, latents, given, strength, clips, texts, strict=True)
             ]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
             place = slice(window.start, window.stop)
@@ -345,7 +350,17 @@ class Pipeline(Stages):
         }
 
     def _condition(
-        self, plan, segment: Segment, window: Window, count, there, latents, strength, clips, texts
+        self,
+        plan: Plan,
+        segment: Segment,
+        window: Window,
+        count,
+        there,
+        latents,
+        given,
+        strength,
+        clips,
+        texts,
     ):
         """What one window knows of one request."""
         model, ratio = self.config, self.config.vae.temporal_ratio
@@ -367,7 +382,10 @@ class Pipeline(Stages):
             later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
         references = [latent for clip in plan.references for latent in clips[clip]]
         text, negative, said = texts
-        bias = None
+        bias, origin = None, None
+        if plan.timeline.source_prompt:
+            shown = conditioning.in_a_row([said[plan.timeline.source_prompt]] * count, count)
+            origin = given[place], shown
         if count > 1:
             heard = plan.heard(segment, window)
             at = [segment.start + ratio * position for position, _ in later]
@@ -390,6 +408,7 @@ class Pipeline(Stages):
             stretch=model.fps / plan.fps,
             ring=segment.ring,
             text_bias=bias,
+            origin=origin,
         )
 
     def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
@@ -397,6 +416,9 @@ class Pipeline(Stages):
         condition = self.everywhere(condition)
         method = dataclasses.replace(method, times=self.everywhere(method.times))
         drawn, keys = self.noise(seeds, window, shape)
+        if condition.origin is not None:
+            origin = dataclasses.replace(condition.origin, keys=keys)
+            condition = dataclasses.replace(condition, origin=origin)
         noise = drawn if noise is None else self.everywhere(jnp.asarray(noise, jnp.float32))
         state = self.start(condition, noise, keys, method)
 

@@ -33,7 +33,23 @@ from vjax.solvers import Solver
 Velocity = Callable[..., Array]
 
 
-# Not checked at run time, because a tree of its shapes or shardings is a Condition too.
+# Of the guidance on the text that latents are moved to, that on the text which they are moved from,
+# and never below 1: published settings are 3.5 of 13.5 and 1.5 of 5.5 (arXiv:2412.08629, app. D).
+ORIGIN_GUIDANCE = 0.26
+
+
+# Not checked at run time, because trees of their shapes or shardings are the same types.
+@typing.no_type_check
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What known latents are and what they are said to show, where they are to show another."""
+
+    latents: Float[Array, "B T H W C"]  # all of them, also of what was moved in an earlier window
+    text: Float[Array, "B S D"]
+    keys: Key[Array, " B"] | None = None  # of the noise in which both are looked at
+
+
 @typing.no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +68,29 @@ class Condition:
     # Added to the scores of cross-attention, of the T frames and then the A anchors with the tokens
     # of texts; the same for both texts.
     text_bias: Float[Array, "B T+A S"] | None = None
+    # What is known to a degree is not noised: it moves from here by the difference of two
+    # velocities (FlowEdit, Kulikov et al. 2024, arXiv:2412.08629).
+    origin: Origin | None = None
     # The end meets the start: nothing is known, and each step sees the frames from another one on.
     ring: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
-def check(solver: Solver, strength: Array | np.ndarray) -> None:
-    """Raise ValueError where the solver cannot serve these strengths; call it before `jit`."""
+def check(solver: Solver, strength: Array | np.ndarray, moved: bool = False) -> None:
+    """Raise ValueError where the solver cannot serve these strengths; call it before `jit`.
+
+    Args:
+        moved: whether the condition has an origin.
+    """
     strength = np.asarray(strength)
     if strength.min(initial=0) < 0 or strength.max(initial=1) > 1:
         raise ValueError(
             "Strength goes from 0 (generate) to 1 (keep), but this request has values from "
             f"{strength.min():g} to {strength.max():g}."
+        )
+    if moved and (solver.needs_one_clock or solver.adds_noise):
+        raise ValueError(
+            f"What moves from one text to another holds no noise of its own, as the {solver.name} "
+            "solver needs it: use euler or heun."
         )
     between = strength[(strength > 0) & (strength < 1)]
     if solver.needs_one_clock and between.size:
@@ -105,8 +133,11 @@ def start(
 ) -> Any:
     """The solver's state before the first step: each token at its own time on its path.
 
-    `keys` are the samples' own, for a solver that adds noise on the way.
+    With an origin what is known is where it is. `keys` are the samples' own, for a solver that adds
+    noise on the way.
     """
+    if condition.origin is not None:
+        return solver.init(jnp.where(condition.strength > 0, condition.source, noise), keys)
     return solver.init(flow.interpolate(condition.source, noise, own_time(condition, t)), keys)
 
 
@@ -129,6 +160,8 @@ def advance(
         def velocity_at(latents: Array, t: Array) -> Array:
             tau = own_time(condition, t) if solver.needs_one_clock else t
             x = _put_back(condition, latents)
+            if condition.origin is not None:
+                return _difference(velocity, condition, x, tau, i, guidance)
             if not condition.ring:
                 return _guided_velocity(velocity, condition, x, tau, guidance)
             turned = jnp.roll(x, -i, axis=1)
@@ -184,6 +217,32 @@ def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
 def _put_back(condition: Condition, latents: Array) -> Array:
     # Solvers with one clock move known tokens too; and x + 0 v is x only where v is finite.
     return jnp.where(condition.strength >= 1, condition.source, latents)
+
+
+def _difference(
+    velocity: Velocity, condition: Condition, latents: Array, tau: Array, step: Array, guidance: Any
+) -> Array:
+    """The velocity of moved latents less that of their origin, both under the same fresh noise.
+
+    `(1 - τ) origin + τ noise` shows the network what it would have come from, and the moved latents
+    are as far from there as they are from their origin. What is not known is made as ever.
+    """
+    origin, known = condition.origin, condition.strength > 0
+
+    def draw(key: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, step), latents.shape[1:], latents.dtype)
+
+    noised = flow.interpolate(origin.latents, jax.vmap(draw)(origin.keys), tau)
+    there = jnp.where(known, latents + (noised - origin.latents), latents)
+    before = dataclasses.replace(
+        condition, source=origin.latents, text=origin.text, text_bias=None, origin=None
+    )
+    alone = isinstance(guidance, (int, float)) and guidance == 1
+    less = 1 if alone else jnp.maximum(1.0, ORIGIN_GUIDANCE * guidance)
+    there = _guided_velocity(velocity, condition, there, tau, guidance)
+    with jax.named_scope("origin"):
+        here = _guided_velocity(velocity, before, noised, tau, less)
+    return there - jnp.where(known, here, 0)
 
 
 def _turned(condition: Condition, steps: int | Int[Array, ""]) -> Condition:

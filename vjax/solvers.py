@@ -39,6 +39,7 @@ class Solver:
     init: Callable[[Array, Array], Any]  # latents, keys [B] -> state
     step: Callable[[Any, Velocity, Array, Array], Any]  # state, velocity, t, t_next -> state
     needs_one_clock: bool = False  # times are scalars; otherwise they broadcast to the latents
+    adds_noise: bool = False  # on the way
 
 
 # States are not checked at run time, because a tree of their shapes or shardings is one too.
@@ -206,5 +207,5 @@ def _corrector_moments(h: Array) -> tuple[Array, Array]:
 EULER = Solver("euler", one_step_init, euler_step)
 HEUN = Solver("heun", one_step_init, heun_step)
 UNIPC = Solver("unipc", unipc_init, unipc_step, needs_one_clock=True)
-STOCHASTIC = Solver("stochastic", stochastic_init, stochastic_step)
+STOCHASTIC = Solver("stochastic", stochastic_init, stochastic_step, adds_noise=True)
 SOLVERS = {each.name: each for each in (EULER, HEUN, UNIPC, STOCHASTIC)}

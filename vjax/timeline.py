@@ -184,6 +184,8 @@ class Timeline:
         anchors: what guides it, at times or as references, and is not shown.
         spans: texts that speak over parts of the result. Where they say all of it, the prompt may
             be empty.
+        source_prompt: what the given frames show. What is known of them to a degree then moves to
+            what the prompt says; empty: it is departed from with noise.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
         cut_within: where less than so many seconds are to be made between two pieces, there is a
             cut: what comes before the second does not see it, nor it what comes before.
@@ -202,6 +204,7 @@ class Timeline:
     loop: bool = False
     anchors: tuple[Anchor, ...] = ()
     spans: tuple[Span, ...] = ()
+    source_prompt: str = ""
     sound: Any = None
     cut_within: float = 0.0
 
@@ -227,6 +230,8 @@ class Timeline:
         lines = [f"prompt  {self.prompt}"]
         if self.negative:
             lines.append(f"not     {self.negative}")
+        if self.source_prompt:
+            lines.append(f"from    {self.source_prompt}")
         for span in self.spans:
             end = "the end" if span.end is None else f"{span.end:g} s"
             soft = f", softened over {span.soften:g} s" if span.soften else ""

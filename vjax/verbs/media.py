@@ -124,6 +124,7 @@ def prompt_of(source: Media, prompt: str = "") -> tuple[str, str]:
 
         request = (video.read_metadata(source) or {}).get("request")
         found = request.get("prompt") if isinstance(request, dict) else None
-        if isinstance(found, str) and found.strip():
+        found = found.encode(errors="ignore").decode() if isinstance(found, str) else ""
+        if found.strip():
             return found, f"The prompt is that which {os.path.basename(source)} was made from."
     raise RequestError("The video does not say what it shows: say it with a prompt.")

@@ -9,8 +9,10 @@ from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.request import Media, Option, OwnFps, Prompt, Request
 
-# The time from which the video is made again: 0 changes nothing, and at 1 there is but noise.
+# The time from which the video is made again with noise, or moved by what differs from its own
+# prompt: 0 changes nothing, and at 1 there is but noise.
 STRENGTHS = {"subtle": 0.4, "mild": 0.6, "strong": 0.8}
+MOVED = {"subtle": 0.7, "mild": 0.8, "strong": 0.9}
 LEAST = 1e-3  # is kept in any case: what is not known at all has no start to depart from
 
 
@@ -36,6 +38,10 @@ class Remix(Request):
             parse_strength,
         ),
     ] = "mild"
+    source_prompt: Annotated[
+        str | None,
+        Option("what VIDEO shows; default: what it was made from; '': not compared with", "TEXT"),
+    ] = None
     region: Annotated[
         Media | None,
         Option("change only where this is white, as --mask of inpaint; black is kept", "MASK"),
@@ -44,27 +50,35 @@ class Remix(Request):
     fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
 
     def check(self) -> None:
-        if not 0 <= self._number() <= 1:
+        known = self.strength in STRENGTHS
+        if not known and (isinstance(self.strength, str) or not 0 <= self.strength <= 1):
             said = repr(self.strength) if isinstance(self.strength, str) else f"{self.strength:g}"
             raise RequestError(
                 f"A strength of {said[:40]} cannot be: choose {', '.join(STRENGTHS)} or a number "
                 "from 0 (nothing changes) to 1."
             )
 
-    def _number(self) -> float:
-        """The strength as a number; -1 for a name that is none."""
-        return STRENGTHS.get(self.strength, -1) if isinstance(self.strength, str) else self.strength
-
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in)
-        kept, notes = np.float32(max(1 - self._number(), LEAST)), given.notes
+        shown, notes = self.source_prompt, given.notes
+        if shown is None:
+            try:
+                shown, said = media.prompt_of(self.video)
+            except RequestError:
+                shown, said = "", "It does not say what it shows: it is made again with noise."
+            notes = (*notes, said.replace("The prompt is", "It is compared with"))
+        shown = shown.strip()
+        times = MOVED if shown else STRENGTHS
+        start = times[self.strength] if isinstance(self.strength, str) else self.strength
+        kept = np.float32(max(1 - start, LEAST) if start else 1)
         strength = np.full((len(given.pixels), 1, 1, 1), kept)
         if self.region is not None:
-            white, said = media.mask(self.region, given)
-            strength, notes = np.where(white, kept, np.float32(1))[..., None], (*notes, *said)
+            white, about = media.mask(self.region, given)
+            strength = np.where(white, kept, np.float32(1))[..., None]
+            notes = (*notes, *about)
         piece = dataclasses.replace(given, strength=strength, notes=notes)
         fps = given.fps if self.fps is None else self.fps
-        return self.with_film((piece,), fps=fps, sound=given.sound)
+        return self.with_film((piece,), fps=fps, source_prompt=shown, sound=given.sound)
 
 
 def remix(video: Media, prompt: str, **options) -> Timeline:
@@ -73,7 +87,9 @@ def remix(video: Media, prompt: str, **options) -> Timeline:
     Args:
         options: `strength`, "subtle", "mild" (the default), "strong" or the time from 0 to 1 from
             which it is made again, where 0 changes nothing; `region`, a mask as in `inpaint`
-            outside of which all is kept; `fps_in`, the frame rate of an array (the model's); `fps`
-            of the result (the video's own); `negative` and `size` as in `text`.
+            outside of which all is kept; `source_prompt`, what the video shows: what differs from
+            it is what changes (by default the prompt that a file was made from; without any, the
+            video is departed from with noise); `fps_in`, the frame rate of an array (the model's);
+            `fps` of the result (the video's own); `negative` and `size` as in `text`.
     """
     return Remix.of(video, prompt, **options).timeline()
