@@ -92,6 +92,7 @@ REQUESTS = {
     "recut": {"videos": ["clip.mkv"], "film": [[0, 2], 1.0]},
     "loop": {},
     "interpolate": {"video": "clip.mkv", "fps": 16},
+    "upscale": {"video": "clip.mkv", "size": [96, 96]},
 }
 
 

@@ -25,6 +25,7 @@ FULL = [
     {"verb": "remix", **VIDEO, "strength": 0.25, "source_prompt": ""},
     {"verb": "loop", "prompt": "a", "video": "p.mp4", "seconds": 1.0},
     {"verb": "loop", "prompt": "a", "frames": 32},
+    {"verb": "upscale", **VIDEO, "size": [96, 96], "strength": 0.5},
     {"verb": "interpolate", "video": "p.mp4", "prompt": "a", "fps": 24.0, "fps_in": 8.0},
     {
         "verb": "recut",

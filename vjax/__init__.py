@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for editors
     from vjax.verbs.remix import remix as remix
     from vjax.verbs.storyboard import storyboard as storyboard
     from vjax.verbs.text import text as text
+    from vjax.verbs.upscale import upscale as upscale
     from vjax.video import MediaError as MediaError
     from vjax.weights import BundleError as BundleError
 

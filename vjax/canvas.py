@@ -11,6 +11,7 @@ from vjax.config import ModelConfig
 from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
+LONGEST_SIDE = 16_384  # pixels of what is made in tiles: as large as the frames of a file
 HEAD = 32  # frames of the start of a loop that are seen after its end, at most
 MOST_REFERENCES = 8  # latents that every window of a video has beside its own; a picture is one
 
@@ -124,10 +125,10 @@ def size_step(model: ModelConfig) -> int:
     return model.vae.spatial_ratio * max(model.dit.patch[1:])
 
 
-def check_size(model: ModelConfig, width: int, height: int) -> None:
+def check_size(model: ModelConfig, width: int, height: int, tiled: bool = False) -> None:
     """Raises RequestError for a size that the model cannot make, naming the nearest."""
-    step = size_step(model)
-    low, high = math.ceil(model.min_side / step) * step, model.max_side // step * step
+    step, longest = size_step(model), LONGEST_SIDE if tiled else model.max_side
+    low, high = math.ceil(model.min_side / step) * step, longest // step * step
 
     def nearest(side: int) -> int:
         return min(max(round(side / step) * step, low), high)
@@ -176,7 +177,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         width, height = fitting_size(model, *timeline.pieces[0].pixels.shape[2:0:-1])
     else:
         width, height = model.width, model.height
-    check_size(model, width, height)
+    check_size(model, width, height, timeline.tiled)
     notes: list[str] = []
     fitted = [_fitted(piece, model, width, height, fps, notes) for piece in timeline.pieces]
     if timeline.loop and not fitted:

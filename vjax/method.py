@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from vjax import flow, sampler, solvers, validation
 from vjax.canvas import Canvas
 from vjax.config import SamplerConfig
+from vjax.tiles import Tiles
 
 # What moves from one text to another takes more of the guidance that is usual: published settings
 # are 13.5 where 7 is usual and 5.5 where 3.5 is (arXiv:2412.08629).
@@ -23,6 +24,7 @@ class Method:
     config: SamplerConfig
     solver: solvers.Solver
     times: Float[Array, " times"]
+    tiles: Tiles | None = None  # None: the model makes the picture at once
 
     @property
     def steps(self) -> int:

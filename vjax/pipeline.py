@@ -238,6 +238,7 @@ class Pipeline(Stages):
             method = methods.choose(
                 plan.canvas, self.config.sampler, asked, bool(plan.timeline.source_prompt)
             )
+            method = dataclasses.replace(method, tiles=plan.tiles)
             if self.mesh is not None and not self.in_place:
                 meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))
         except ValueError as error:

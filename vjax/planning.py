@@ -22,6 +22,7 @@ from vjax.canvas import Canvas, on_canvas, runs
 from vjax.config import ModelConfig
 from vjax.models.text import words_of
 from vjax.spans import Line, Script
+from vjax.tiles import Tiles, tiles_of
 from vjax.timeline import RequestError, Timeline
 from vjax.tokenizer import Tokenizer
 
@@ -84,6 +85,7 @@ class Plan:
     segments: tuple[Segment, ...]
     context: int  # latents that windows overlap by, at least
     references: tuple[Clip, ...]  # what every window sees beside its anchors
+    tiles: Tiles | None  # None: the model makes whole pictures at once
     ratio: int  # frames that a latent stands for, but for the first of a segment
     script: Script  # what is said over the frames
     notes: tuple[str, ...]  # what was done to what is given
@@ -208,6 +210,13 @@ def _planned(
     notes = canvas.notes + script.notes
     if canvas.known.all():
         notes += ("Every frame of the result is given: nothing is made.",)
+    tiles = tiles_of(model, canvas.width, canvas.height)
+    if tiles is not None:
+        side = model.vae.spatial_ratio
+        notes += (
+            f"It is made in {len(tiles)} tiles of {side * tiles.width}x{side * tiles.height} that "
+            "overlap.",
+        )
     timed, references = guiding(canvas, ratio)
     cuts = sorted({*canvas.cuts, *script.cuts})
     segments = _segments(canvas, cuts, ratio, longest, context)
@@ -217,6 +226,7 @@ def _planned(
         _with_anchors(segments, timed, canvas, ratio, longest, context),
         context,
         tuple(references),
+        tiles,
         ratio,
         script,
         notes,

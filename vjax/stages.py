@@ -15,6 +15,7 @@ from vjax.models.vae import check_video, to_float
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
 from vjax.sampler import Condition
+from vjax.tiles import tiled
 from vjax.timeline import RequestError
 
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
@@ -63,13 +64,27 @@ def _start(condition, noise, t, keys, solver):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "solver", "guided", "dtype"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("config", "solver", "guided", "dtype", "tiles"),
+    donate_argnames=("state",),
 )
 def _advance(
-    config: DiTConfig, params, condition, state, times, begin, end, solver, guidance, guided, dtype
+    config: DiTConfig,
+    params,
+    condition,
+    state,
+    times,
+    begin,
+    end,
+    solver,
+    guidance,
+    guided,
+    dtype,
+    tiles=None,
 ):
+    velocity = models.velocity(config, params, dtype, unroll=False)
     return sampler.advance(
-        models.velocity(config, params, dtype, unroll=False),
+        velocity if tiles is None else tiled(velocity, tiles),
         condition,
         state,
         times,
@@ -229,6 +244,7 @@ class Stages:
             jnp.float32(method.config.guidance),
             method.config.guidance != 1,
             self.dtype,
+            method.tiles,
         )
 
     @_on_mesh

@@ -187,6 +187,7 @@ class Timeline:
         source_prompt: what the given frames show. What is known of them to a degree then moves to
             what the prompt says; empty: it is departed from with noise.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
+        tiled: it may be larger than what the model makes at once, in tiles that overlap.
         cut_within: where less than so many seconds are to be made between two pieces, there is a
             cut: what comes before the second does not see it, nor it what comes before.
 
@@ -207,6 +208,7 @@ class Timeline:
     source_prompt: str = ""
     sound: Any = None
     cut_within: float = 0.0
+    tiled: bool = False
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):

@@ -38,6 +38,7 @@ VERBS = (
     "recut",
     "loop",
     "interpolate",
+    "upscale",
     "storyboard",
 )
 

@@ -12,12 +12,19 @@ from vjax.verbs.request import Media
 LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
 
 
-def read(source: Media, fps: float | None = None, *, first: bool = False) -> Piece:
+def read(
+    source: Media,
+    fps: float | None = None,
+    *,
+    first: bool = False,
+    longest: int = LONGEST_SIDE,
+) -> Piece:
     """The frames of a file or an array, all of which are kept.
 
     Args:
         fps: their frame rate; None: the file's own, or the model's for an array.
         first: only the first frame is needed.
+        longest: files with longer sides are made smaller.
 
     Raises:
         RequestError, MediaError: it holds no pictures.
@@ -28,7 +35,7 @@ def read(source: Media, fps: float | None = None, *, first: bool = False) -> Pie
         notes = []
 
         def bounded(width: int, height: int) -> tuple[int, int]:
-            small = _bounded(width, height)
+            small = _bounded(width, height, longest)
             if small != (width, height):
                 notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
             return small
@@ -95,8 +102,8 @@ def _as_pictures(array: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
     return as_frames(array)
 
 
-def _bounded(width: int, height: int) -> tuple[int, int]:
-    scale = min(LONGEST_SIDE / max(width, height), 1)
+def _bounded(width: int, height: int, longest: int = LONGEST_SIDE) -> tuple[int, int]:
+    scale = min(longest / max(width, height), 1)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
