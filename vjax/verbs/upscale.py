@@ -17,6 +17,8 @@ LONGEST_SIDE = 8192  # of what is given, in pixels
 class Upscale(Request):
     """The same video in a larger size, with its details made anew."""
 
+    example = "upscale clip.mp4 --size 320x320"
+
     video: Annotated[Media, Option("the video or picture to enlarge", "VIDEO", positional=True)]
     prompt: SourcePrompt = ""
     _: dataclasses.KW_ONLY
