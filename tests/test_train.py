@@ -106,10 +106,12 @@ class Watched:
         if isinstance(config, configs.DiTConfig):
             return self.transformer
         if isinstance(config, configs.TextConfig):
-            return lambda ids, mask, dtype: jnp.zeros((*ids.shape, 16), dtype)
+            return lambda ids, mask, dtype: jnp.repeat(ids[..., None].astype(dtype), 16, axis=2)
         return types.SimpleNamespace(encode=encode, normalise=lambda z: z, config=config)
 
-    def transformer(self, point, t, text, *, positions, anchors, anchor_positions, unroll):
+    def transformer(
+        self, point, t, text, *, positions, anchors, anchor_positions, unroll, text_bias=None
+    ):
         self.seen = types.SimpleNamespace(
             point=point,
             t=t,
@@ -117,6 +119,7 @@ class Watched:
             positions=positions,
             anchors=anchors,
             anchor_positions=anchor_positions,
+            text_bias=text_bias,
         )
         return jnp.zeros_like(point)
 
@@ -143,7 +146,7 @@ def watch(monkeypatch, bucket: Bucket, loss: DiTLossConfig | None = None, dtype=
     frames = bucket.frames + 4 * bucket.lead
     shape = (bucket.batch, frames, bucket.height, bucket.width, 3)
     video = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    ids = np.zeros((bucket.batch, 32), np.int32)
+    ids = np.repeat(np.arange(bucket.batch, dtype=np.int32)[:, None], 32, axis=1)
 
     @jax.jit
     def run(batch):
@@ -216,6 +219,25 @@ def test_boxes_lie_on_the_patch_grid_and_show_nothing_of_the_rest(monkeypatch):
     inside = np.repeat(np.repeat(known, 8, axis=2), 8, axis=3)[:, :1, ..., None]
     masked = np.asarray(encode(jnp.where(inside, video, -1.0))[0])
     np.testing.assert_allclose(np.asarray(seen.point)[known], masked[known], atol=1e-6)
+
+
+def test_spans_are_two_clips_of_which_each_half_hears_its_own_text(monkeypatch):
+    bucket = Bucket(frames=17, height=32, width=32, batch=32, spans=True)
+    loss = DiTLossConfig(nothing=0.0, first_frame=0.0)
+    _, video, seen = watch(monkeypatch, bucket, loss)
+    # Five latents: the first three are frames 0 to 8.
+    whole = np.concatenate([video[:, :9], np.roll(video, 1, axis=0)[:, 9:]], axis=1)
+    known = np.asarray(seen.t) == 0
+    latents = np.asarray(encode(whole)[0])
+    assert known[:, 3].any()
+    np.testing.assert_allclose(np.asarray(seen.point)[known], latents[known], atol=1e-5)
+    text, bias = np.asarray(seen.text), np.asarray(seen.text_bias)
+    length = text.shape[1] // 2
+    np.testing.assert_array_equal(text[1:, length:], text[:-1, :length])
+    heard = np.array([[1, 0]] * 3 + [[0, 1]] * 2)
+    np.testing.assert_array_equal(
+        np.exp(bias), np.broadcast_to(heard.repeat(length, 1), bias.shape)
+    )
 
 
 def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatch):

@@ -89,12 +89,16 @@ class DiTTask(Task):
         It differs per sample: nothing, the first frame or a prefix; in buckets with anchors also
         single frames or a suffix; in buckets with boxes what lies outside a region of space; in
         buckets that lead, clips begin before the window, which then starts with a latent of several
-        frames. Known frames are encoded on their own, so that nothing leaks through the VAE.
+        frames; in buckets with spans each clip goes on as the one before it in the batch, and each
+        half hears its own caption. Known frames are encoded on their own, so that nothing leaks
+        through the VAE.
         """
         model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
         prefix_key, anchor_key, box_key, noise_key = jax.random.split(key, 4)
         vae = models.bind(model.vae, jax.lax.stop_gradient(params["vae"]))
         video = to_float(batch["video"])
+        if bucket.spans:
+            video = _halved(video, 1 + model.vae.temporal_ratio * (self._cut(bucket) - 1), axis=1)
 
         def encode(video: Array) -> Array:
             # Sampling encodes in float32. With bfloat16 the default model's latents are off by
@@ -113,6 +117,13 @@ class DiTTask(Task):
         with jax.named_scope("text"):
             encoder = models.bind(model.text, params["text"])
             text = encoder(batch["ids"], batch["mask"], dtype=dtype)
+        text_bias = None
+        if bucket.spans:
+            first = jnp.arange(frames) < self._cut(bucket)
+            heard = jnp.repeat(jnp.stack([first, ~first], axis=1), text.shape[1], axis=1)
+            bias = jnp.where(heard, 0, -jnp.inf).astype(jnp.float32)
+            text_bias = repeat(bias, "t s -> b t s", b=count)
+            text = jnp.concatenate([text, jnp.roll(text, 1, axis=0)], axis=1)
 
         known = _known_prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
         source = clean
@@ -143,7 +154,13 @@ class DiTTask(Task):
             anchor_positions=anchor_positions,
             text=text,
             negative=text,  # nothing is guided
+            text_bias=text_bias,
         )
+
+    def _cut(self, bucket: Bucket) -> int:
+        """The latent frame with which the second half of a clip begins."""
+        frames = 1 + (bucket.frames - 1) // self.config.model.vae.temporal_ratio
+        return (frames + 1) // 2
 
     def flops(self, bucket: Bucket) -> int:
         """Those of the DiT and the text encoder, without recomputation and encoding of clips."""
@@ -151,7 +168,8 @@ class DiTTask(Task):
         length = model.text.max_length
         # A backward pass costs twice the forward one; a frozen text encoder has none.
         text = (3 if "text" in self.trained else 1) * flops.text_flops(model.text, length)
-        return bucket.batch * (3 * flops.dit_flops(model.dit, self.tokens(bucket), length) + text)
+        read = length * (2 if bucket.spans else 1)
+        return bucket.batch * (3 * flops.dit_flops(model.dit, self.tokens(bucket), read) + text)
 
     def tokens(self, bucket: Bucket) -> int:
         """How many the DiT sees of each clip."""
@@ -188,6 +206,13 @@ class DiTTask(Task):
 
     def _side(self) -> int:
         return super()._side() * max(self.config.model.dit.patch)
+
+
+def _halved(x: Array, at: int, axis: int) -> Array:
+    """Each sample up to a place, and from there on the one before it."""
+    head, _ = jnp.split(x, [at], axis=axis)
+    _, tail = jnp.split(jnp.roll(x, 1, axis=0), [at], axis=axis)
+    return jnp.concatenate([head, tail], axis=axis)
 
 
 def _known_prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:

@@ -72,6 +72,12 @@ class Task:
             problem = "there cannot be more anchors than latent frames"
         elif bucket.lead and (bucket.anchors or bucket.boxes or bucket.frames == 1):
             problem = "a window with a lead has several latent frames and no anchors or boxes"
+        elif bucket.spans and (
+            bucket.anchors or bucket.boxes or bucket.lead or bucket.frames == 1 or bucket.batch == 1
+        ):
+            problem = (
+                "spans need two clips of several latent frames, without anchors, boxes or lead"
+            )
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
