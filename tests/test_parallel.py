@@ -365,14 +365,21 @@ def test_a_run_on_a_mesh_shows_what_one_device_shows():
 
 
 @pytest.mark.parametrize(
-    ("sides", "part"), [((4, 4), (8, 32)), ((2, 4), (16, 8)), ((3, 2), (24, 4))], ids=str
+    ("sides", "part", "mesh"),
+    [
+        ((4, 4), (4, 32), MeshConfig(fsdp=2, context=4)),
+        ((2, 4), (16, 4), MeshConfig(context=4)),
+        ((3, 2), (24, 2), MeshConfig(context=2, tensor=2)),
+    ],
+    ids=str,
 )
-def test_devices_share_the_rows_or_the_columns_of_frames_in_the_vae(sides, part):
-    """Rows, unless columns divide rather; what is too small to divide is whole until it grows."""
+def test_devices_share_the_rows_or_the_columns_of_frames_in_the_vae(sides, part, mesh):
+    """All share one clip: its rows, unless columns divide rather.
+
+    What is too small for all of them is shared by some until it grows.
+    """
     model = tiny.model(vae=dataclasses.replace(tiny.MODEL.vae, mid_attention=True))
-    alone, shared = (
-        pipeline.Pipeline(tiny.bundle(model), mesh=mesh) for mesh in (None, MeshConfig(context=4))
-    )
+    alone, shared = (pipeline.Pipeline(tiny.bundle(model), mesh=layout) for layout in (None, mesh))
     before = stages._decode._cache_size()
     latents = np.random.default_rng(0).normal(size=(1, 4, *sides, 4)).astype(np.float32)
     found = shared.decode(latents)
@@ -384,9 +391,12 @@ def test_devices_share_the_rows_or_the_columns_of_frames_in_the_vae(sides, part)
 
 
 @pytest.mark.parametrize("stage", ["_decode", "_encode"])
-def test_devices_exchange_the_edges_of_their_parts_of_a_frame_alone(stage):
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(context=8), MeshConfig(data=2, context=2, tensor=2)], ids=name
+)
+def test_devices_exchange_the_edges_of_their_parts_of_a_frame_alone(stage, mesh):
     config = dataclasses.replace(tiny.MODEL.vae, mid_attention=False)
-    mesh, latents, video = MeshConfig(context=8), (1, 1, 8, 12, 4), (1, 4, 64, 96, 3)
+    latents, video = (1, 1, 8, 12, 4), (1, 4, 64, 96, 3)
     with meshes.use(meshes.make_mesh(mesh), mesh):
         run = functools.partial(getattr(stages, stage).lower, config, models.abstract(config))
         if stage == "_decode":
@@ -484,7 +494,7 @@ def test_what_stays_whole_is_said():
 def test_frames_that_stay_whole_for_a_while_are_said():
     mesh = meshes.make_mesh(MeshConfig(context=8))
     said = meshes.undivided_frames(mesh, 60, 100)
-    assert said.startswith("8 devices (mesh.context) divide neither the 60 rows nor the 100 col")
+    assert said.startswith("8 devices divide neither the 60 rows nor the 100 col")
     assert meshes.undivided_frames(mesh, 60, 104) == meshes.undivided_frames(mesh, 8, 9) == ""
 
 

@@ -89,13 +89,12 @@ def check_samples(mesh: Mesh, count: int) -> None:
 
 
 def undivided_frames(mesh: Mesh, height: int, width: int) -> str:
-    """Says where `context` divides neither side of a latent, of height and width; else nothing."""
-    context = mesh.shape["context"]
-    if not height % context or not width % context:
+    """Says where not all devices can share one latent, of height and width; else nothing."""
+    if not height % mesh.size or not width % mesh.size:
         return ""
     return (
-        f"{context} devices (mesh.context) divide neither the {height} rows nor the {width} "
-        "columns of a latent, so each of them decodes the smallest stages of the VAE whole."
+        f"{mesh.size} devices divide neither the {height} rows nor the {width} columns of a "
+        "latent, so several of them decode the same in the smallest stages of the VAE."
     )
 
 

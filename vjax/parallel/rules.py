@@ -9,6 +9,7 @@ Nothing here changes numbers by more than rounding.
 """
 
 import functools
+import itertools
 import math
 import re
 from typing import Any
@@ -23,6 +24,7 @@ Axes = tuple[tuple[str, ...], ...]  # of each axis of an array the mesh axes tha
 
 WHOLE: tuple[str, ...] = ()
 CLIPS, FSDP, CONTEXT, TENSOR = ("data", "fsdp"), ("fsdp",), ("context",), ("tensor",)
+PIXELS = (*CLIPS, *CONTEXT, *TENSOR)  # of them those that divide no clips
 
 _STACKS = "(blocks|layers)"
 
@@ -44,8 +46,9 @@ PARAMETERS: tuple[tuple[str, Axes], ...] = (
 
 ACTIVATIONS: dict[str, Axes] = {
     "clips": (CLIPS,),  # [B …] video, latents, texts and all else that is one a clip
-    "rows": (CLIPS, WHOLE, CONTEXT),  # [B T H W C] inside the VAE, see `frames`
-    "columns": (CLIPS, WHOLE, WHOLE, CONTEXT),
+    "rows": (CLIPS, WHOLE, PIXELS),  # [B T H W C] inside the VAE, see `frames`
+    "columns": (CLIPS, WHOLE, WHOLE, PIXELS),
+    "pixels": (CLIPS, WHOLE, PIXELS),  # [B 1 P 1 C] of frames, to others of which each attends
     "tokens": (CLIPS, WHOLE, CONTEXT),  # [B F P …] frames, positions in each
     "token heads": (CLIPS, WHOLE, CONTEXT, TENSOR),  # [B F P K D]
     "heads": (CLIPS, WHOLE, TENSOR),  # [B S K D] of a text, or of pixels
@@ -73,20 +76,29 @@ def frames(x: Array) -> Array:
 def sides(shape: tuple[int, ...]) -> str:
     """Whether features `[B T H W C]` lie by "rows" or by "columns".
 
-    Which of them `context` divides rather is the same at every size of a network, since both are
+    Which of them the devices divide rather is the same at every size of a network, since both are
     halved and doubled together.
     """
-    context = count("context")
-    odd = context // (context & -context)
+    devices = sharers(shape[0])
+    odd = devices // (devices & -devices)
     rows, columns = ((side % odd == 0, side & -side) for side in shape[2:4])
     return "rows" if rows >= columns else "columns"
 
 
-def filled(x: Array, axis: int = 2) -> Array:
-    """`x` with zeros at the end of its axis of positions, until `context` divides it."""
-    mesh = _mesh()
-    spare = 0 if mesh is None else -x.shape[axis] % mesh.shape.get("context", 1)
-    return jnp.pad(x, [(0, spare if i == axis else 0) for i in range(x.ndim)]) if spare else x
+def sharers(clips: int) -> int:
+    """How many devices share the pixels of each of so many clips."""
+    mesh = jax.sharding.get_abstract_mesh()
+    (used,) = _spec((CLIPS,), (clips,), mesh)
+    return math.prod(mesh.shape.get(axis, 1) for axis in PIXELS if axis not in (used or ()))
+
+
+def filled(x: Array, devices: int | None = None) -> Array:
+    """`x` with zeros at the end of its positions `[B F P …]`, until so many devices divide them.
+
+    By default those along `context`.
+    """
+    spare = -x.shape[2] % (devices or count("context"))
+    return jnp.pad(x, [(0, spare if i == 2 else 0) for i in range(x.ndim)]) if spare else x
 
 
 def divided() -> bool:
@@ -219,13 +231,17 @@ def _rule(path, stack: str = "") -> Axes:
 
 
 def _spec(rule: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """The mesh axes of a rule that are there and divide."""
+    """Of the mesh axes of a rule those that are left by what stands before, and divide the most."""
+    left = [axis for axis, size in mesh.shape.items() if size > 1]
     parts: list[tuple[str, ...] | None] = []
+
+    def count(axes):
+        return math.prod(mesh.shape[axis] for axis in axes)
+
     for size, wanted in zip(shape, rule, strict=False):
-        kept: tuple[str, ...] = ()
-        for axis in wanted:
-            count = math.prod(mesh.shape[a] for a in kept) * mesh.shape.get(axis, 1)
-            if mesh.shape.get(axis, 1) > 1 and size % count == 0:
-                kept += (axis,)
+        usable = [axis for axis in wanted if axis in left]
+        choices = (c for n in range(len(usable) + 1) for c in itertools.combinations(usable, n))
+        kept = max((axes for axes in choices if size % count(axes) == 0), key=count)
+        left = [axis for axis in left if axis not in kept]
         parts.append(kept or None)
     return PartitionSpec(*parts)
