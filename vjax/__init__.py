@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors
     from vjax.timeline import RequestError as RequestError
     from vjax.timeline import Timeline as Timeline
     from vjax.verbs.animate import animate as animate
+    from vjax.verbs.blend import blend as blend
     from vjax.verbs.bridge import bridge as bridge
     from vjax.verbs.extend import extend as extend
     from vjax.verbs.infill import infill as infill

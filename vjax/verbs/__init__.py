@@ -36,6 +36,7 @@ VERBS = (
     "inpaint",
     "remix",
     "recut",
+    "blend",
     "loop",
     "interpolate",
     "upscale",

@@ -66,7 +66,7 @@ class Remix(Request):
                 shown, said = media.prompt_of(self.video)
             except RequestError:
                 shown, said = "", "It does not say what it shows: it is made again with noise."
-            notes = (*notes, said.replace("The prompt is", "It is compared with"))
+            notes = (*notes, said.replace("The prompt is that", "It is compared with the prompt"))
         shown = shown.strip()
         times = MOVED if shown else STRENGTHS
         start = times[self.strength] if isinstance(self.strength, str) else self.strength

@@ -249,7 +249,7 @@ def named_options(kind: type[Request]) -> dict[str, tuple[str, Option]]:
 
 def repeats(kind: type[Request], name: str) -> bool:
     """Whether a field takes any number of values."""
-    return any(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
+    return all(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
 
 
 def is_flag(kind: type[Request], name: str) -> bool:

@@ -27,7 +27,7 @@ from vjax.video.metadata import read_metadata
 from vjax.video.placing import free_path
 from vjax.video.reading import read
 from vjax.video.sheet import contact_sheet
-from vjax.video.sound import Sound, arranged
+from vjax.video.sound import Sound, arranged, crossfaded
 from vjax.video.timing import exact_rate, resample
 from vjax.video.writing import Writer, write
 
@@ -40,6 +40,7 @@ __all__ = [
     "arranged",
     "check_writable",
     "contact_sheet",
+    "crossfaded",
     "exact_rate",
     "fit",
     "fit_levels",

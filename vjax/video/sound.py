@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
 FADE = 0.005  # seconds: a cut in the middle of a sound is heard as a click
 
@@ -67,6 +67,32 @@ class Sound:
             parts = [each.to_ndarray().reshape(-1, samples.shape[1]) for each in found]
             samples = np.concatenate(parts)
         return Sound(np.repeat(samples, channels // samples.shape[1], axis=1), rate)
+
+
+def crossfaded(
+    first: Sound | None,
+    second: Sound | None,
+    times: Float[np.ndarray, " T"],
+    influence: Float[np.ndarray, " T"],
+    length: float,
+) -> Sound:
+    """Two sounds at once, the second as loud as its influence and the first as what is left.
+
+    Args:
+        times: seconds at which the influence, from 0 to 1, is given; in between on straight lines.
+        length: seconds of the result.
+    """
+    there = [sound for sound in (first, second) if sound is not None]
+    rate = max(sound.rate for sound in there)
+    channels = max(sound.samples.shape[1] for sound in there)
+    count = round(length * rate)
+    share = np.interp(np.arange(count) / rate, times, influence)[:, None]
+    total = np.zeros((count, channels))
+    for sound, gain in ((first, 1 - share), (second, share)):
+        if sound is not None:
+            samples = sound.resampled(rate, channels).samples[:count]
+            total[: len(samples)] += gain[: len(samples)] * samples
+    return Sound(np.clip(np.rint(total), -32768, 32767).astype(np.int16), rate)
 
 
 def arranged(
