@@ -152,20 +152,25 @@ def test_what_the_compiler_says_is_heard(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_gradient_on_many_devices_computes_and_gathers_what_it_has_to():
+@pytest.mark.parametrize(
+    ("layout", "frames"), [(MeshConfig(fsdp=8), 1), (MeshConfig(fsdp=2, context=4), 5)], ids=str
+)
+def test_a_gradient_on_many_devices_computes_and_gathers_what_it_has_to(layout, frames):
     dit = dataclasses.replace(tiny.MODEL.dit, remat=True)
     model = dataclasses.replace(tiny.MODEL, dit=dit)
-    stage = Stage((Group((Bucket(1, 32, 32, 8),)),), 1)
-    run = RunConfig("tiny", "dit", model, (stage,), mesh=MeshConfig(fsdp=8), dtype="float32")
+    stage = Stage((Group((Bucket(frames, 32, 32, 8),)),), 1)
+    run = RunConfig("tiny", "dit", model, (stage,), mesh=layout, dtype="float32")
     mesh = meshes.make_mesh(run.mesh)
     job, _ = programs.training(run, mesh)
     with meshes.use(mesh, run.mesh):
         part = ahead.compile(job, mesh, mesh.size, print)
     assert part.problem is None
-    assert part.warnings == ()
+    assert not any("head" in warning for warning in part.warnings)
     assert part.bytes["activations"] > 0
-    assert 0.8 < part.excess <= 1.1
-    assert 0.8 < part.gathers <= 1.2
+    if layout.context == 1:  # in so small a model what is exchanged by context outweighs the rest
+        assert part.warnings == ()
+        assert 0.8 < part.excess <= 1.1
+        assert 0.8 < part.gathers <= 1.2
 
 
 def test_a_training_step_and_a_video_are_compiled_for_a_slice(capsys):
