@@ -88,6 +88,7 @@ REQUESTS = {
     "infill": {"video": "clip.mkv", "keep": [[0, 2]]},
     "inpaint": {"video": "clip.mkv", "mask": "mask.png"},
     "remix": {"video": "clip.mkv"},
+    "blend": {"first": "clip.mkv", "second": "clip.mkv", "seconds": 1.0},
     "storyboard": {"cards": [{"at": 0.5, "text": "a", "image": "ada.jpg.png"}]},
     "recut": {"videos": ["clip.mkv"], "film": [[0, 2], 1.0]},
     "loop": {},

@@ -11,7 +11,8 @@ from vjax import ending
 @pytest.fixture
 def heeded():
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    # What runs in the background of a shell may ignore them.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     ending.heed_signals()
     yield
     for number, handler in before.items():
