@@ -20,7 +20,7 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
-from vjax.timeline import RequestError
+from vjax.timeline import RequestError, printable
 
 PROGRAM = "python -m vjax.sample characters"
 NOTES = "character.json"
@@ -169,8 +169,7 @@ def main(arguments: list[str]) -> int:
         if not shown:
             print(f"There are no characters in {library()} yet.", file=sys.stderr)
     for character in shown:
-        line = f"{character.name}  {character.picture}  {character.consent}"
-        print("".join(c if c.isprintable() else " " for c in line))
+        print(printable(f"{character.name}  {character.picture}  {character.consent}"))
     return 0
 
 

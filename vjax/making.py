@@ -24,7 +24,7 @@ from vjax import (
     weights,
 )
 from vjax import video as media
-from vjax.config import MeshConfig, ModelConfig
+from vjax.config import MeshConfig
 from vjax.order import SAMPLING, Order
 from vjax.parallel import cluster, rules
 from vjax.parallel import mesh as meshes
@@ -80,8 +80,7 @@ def prepare(order: Order) -> Work:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
     given = order.requests[0].timeline()
-    config = weights.read_config(name)
-    order, given = _rewritten(order, given, config)
+    order, given = _rewritten(order, given, name)
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:
@@ -161,7 +160,7 @@ def _work(
     return Work(pipe, processes, order.sampling, jobs, list(notes))
 
 
-def _rewritten(order: Order, given: Timeline, model: ModelConfig) -> tuple[Order, Timeline]:
+def _rewritten(order: Order, given: Timeline, name: str) -> tuple[Order, Timeline]:
     """The order and its first timeline with the prompts that models or templates write, if asked.
 
     Raises:
@@ -170,6 +169,7 @@ def _rewritten(order: Order, given: Timeline, model: ModelConfig) -> tuple[Order
     url = order.caption or order.upsample
     if url is None:
         return order, given
+    model = weights.read_config(name)
     endpoint = None
     if url != rewriting.TEMPLATE:
         seconds = chat.SECONDS if order.upsample_seconds is None else order.upsample_seconds

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vjax import characters, drafting, ending, styles, validation, verbs
 from vjax.config import ConfigError, MeshConfig
 from vjax.order import SAMPLING, Order
-from vjax.timeline import RequestError
+from vjax.timeline import RequestError, printable
 from vjax.verbs import Option, Request
 
 if TYPE_CHECKING:
@@ -397,7 +397,7 @@ def _list_styles(arguments: list[str]) -> int:
     width = max(map(len, known))
     for name, style in known.items():
         line = f"{name:<{width}}  {style.prompt}"
-        print("".join(c if c.isprintable() else " " for c in line))
+        print(printable(line))
     return 0
 
 

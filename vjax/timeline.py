@@ -16,6 +16,11 @@ class RequestError(ValueError):
     """A request that cannot be served; the message says what would work."""
 
 
+def printable(line: str) -> str:
+    """A line that can neither break nor steer a terminal, whatever it was made of."""
+    return "".join(c if c.isprintable() else " " for c in line)
+
+
 def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames from any array of pictures: [T H W 3] or [H W 3], 0 to 255 or floats from 0 to 1.
 
@@ -257,7 +262,7 @@ class Timeline:
         rate = f"{self.fps:g} frames a second" if self.fps is not None else ""
         asked = ", ".join(filter(None, [length, size, rate]))
         lines += [f"in all  {asked}"] if asked else []
-        return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+        return "\n".join(map(printable, lines))
 
 
 def _guides(anchors: tuple[Anchor, ...]) -> list[str]:

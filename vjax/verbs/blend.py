@@ -10,7 +10,7 @@ from jaxtyping import Float
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.extend import SECONDS
-from vjax.verbs.request import Media, Option, OwnFps, Prompt, Request
+from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Prompt, Request
 
 # Names of curves: the influence of the second video at a share of the time.
 CURVES: dict[str, Callable] = {
@@ -60,7 +60,7 @@ class Blend(Request):
         ),
     ] = None
     fps: OwnFps = None
-    fps_in: Annotated[float | None, Option("frame rate of the given videos", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         if self.curve is None:
@@ -90,7 +90,7 @@ class Blend(Request):
 
     def timeline(self) -> Timeline:
         first, second = (media.read(video, self.fps_in) for video in (self.first, self.second))
-        fps = first.fps if self.fps is None else self.fps
+        fps = self.rate_of(first)
         if self.curve is None:
             gap = Gap(SECONDS if self.seconds is None else self.seconds)
             return self.with_film((first, gap, second), fps=fps)

@@ -34,7 +34,7 @@ class Inpaint(Request):
             strength=np.where(white, np.float32(0), np.float32(1))[..., None],
             notes=(*given.notes, *notes),
         )
-        fps = given.fps if self.fps is None else self.fps
+        fps = self.rate_of(given)
         return self.with_film((piece,), fps=fps, sound=given.sound)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import Media, Option, OwnFps, Prompt, Request
+from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Prompt, Request
 
 # The time from which the video is made again with noise, or moved by what differs from its own
 # prompt: 0 changes nothing, and at 1 there is but noise.
@@ -47,7 +47,7 @@ class Remix(Request):
         Option("change only where this is white, as --mask of inpaint; black is kept", "MASK"),
     ] = None
     fps: OwnFps = None
-    fps_in: Annotated[float | None, Option("frame rate of the given video", "F")] = None
+    fps_in: FpsIn = None
 
     def check(self) -> None:
         known = self.strength in STRENGTHS
@@ -77,7 +77,7 @@ class Remix(Request):
             strength = np.where(white, kept, np.float32(1))[..., None]
             notes = (*notes, *about)
         piece = dataclasses.replace(given, strength=strength, notes=notes)
-        fps = given.fps if self.fps is None else self.fps
+        fps = self.rate_of(given)
         return self.with_film((piece,), fps=fps, source_prompt=shown, sound=given.sound)
 
 

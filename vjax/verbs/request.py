@@ -160,6 +160,10 @@ class Request:
         """A text in the style; none where there is none."""
         return styles.of(self.style).told(text) if text.strip() else text
 
+    def rate_of(self, given: Piece) -> float | None:
+        """The rate of a result that keeps that of what is given, unless it is asked for."""
+        return given.fps if self.fps is None else self.fps
+
     def with_film(self, film: Sequence[Piece | Gap] = (Gap(),), **more: Any) -> Timeline:
         """The timeline of a film, with what all verbs say of their result."""
         from vjax.verbs import media

@@ -46,7 +46,7 @@ class Upscale(Request):
             strength=np.full((len(given.pixels), 1, 1, 1), 1 - self.strength, np.float32),
             notes=(*given.notes, said, *filter(None, [note])),
         )
-        fps = given.fps if self.fps is None else self.fps
+        fps = self.rate_of(given)
         request = dataclasses.replace(self, prompt=prompt)
         return request.with_film((piece,), fps=fps, sound=given.sound, tiled=True)
 
