@@ -111,3 +111,18 @@ def test_a_minute_ends_as_it_began():
     assert not scores(asked, faded)["colours within 3 levels"]
     other = np.concatenate([short[:32], trial("a minute", 1).truth[:32]])
     assert not scores(asked, other)["as asked at the end"]
+
+
+@pytest.mark.parametrize(("step", "smooth"), [(20, True), (21, False)])
+def test_a_step_of_more_than_twice_the_median_is_one(step, smooth):
+    levels = np.cumsum([0, *[10] * 5, step, *[10] * 5])
+    assert verbs.is_smooth(grays(levels)) == smooth
+
+
+@pytest.mark.parametrize(("last", "closed"), [(15, True), (16, False)])
+def test_a_loop_meets_its_start_within_one_and_a_half_steps(last, closed):
+    assert verbs.meets(grays([0, 10, 20, 30, 20 + last - 10, last])) == closed
+
+
+def grays(levels) -> np.ndarray:
+    return np.broadcast_to(np.uint8(levels)[:, None, None, None], (len(levels), 4, 4, 3)).copy()
