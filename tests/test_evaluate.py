@@ -18,7 +18,7 @@ from vjax.evaluation import judge as judging
 from vjax.evaluation import results, trials, words
 from vjax.evaluation.judge import judge
 from vjax.models.vae import check_video, to_float
-from vjax.pipeline import SamplingError
+from vjax.rollout import SamplingError
 from vjax.timeline import RequestError
 
 VAE = VAEConfig(dim_mult=(1, 2, 2), temporal_downsample=(True, True))

@@ -12,10 +12,11 @@ import pytest
 import tiny
 
 import vjax
-from vjax import models, pipeline, stages, weights
+from vjax import models, stages, weights
 from vjax.models.dit import VideoDiT
 from vjax.pipeline import Pipeline
 from vjax.progress import Cancelled
+from vjax.rollout import SamplingError
 from vjax.timeline import Piece, RequestError, Timeline
 
 
@@ -414,9 +415,9 @@ def test_latents_that_are_no_numbers_stop_with_a_sentence():
     whole.params["dit"]["head"]["bias"] = jnp.full_like(
         whole.params["dit"]["head"]["bias"], jnp.inf
     )
-    with pytest.raises(pipeline.SamplingError, match="guidance nearer to 2"):
+    with pytest.raises(SamplingError, match="guidance nearer to 2"):
         whole(SHORT)
-    with pytest.raises(pipeline.SamplingError):
+    with pytest.raises(SamplingError):
         next(whole.stream(SHORT))
 
 

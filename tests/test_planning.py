@@ -10,6 +10,7 @@ import tiny
 import vjax
 from vjax import planning
 from vjax.planning import Plan
+from vjax.segments import Segment
 from vjax.timeline import Gap, Piece, RequestError, Span, Timeline
 
 MODEL = tiny.model(max_frames=33)  # 9 latents of 1 + 4 k frames; windows overlap by 2
@@ -78,7 +79,7 @@ def test_every_unknown_frame_is_made_once_and_windows_carry_latents(name):
     assert (made == 1)[~found.canvas.known].all()
 
 
-def clips(segment: planning.Segment) -> list[tuple[float, int]]:
+def clips(segment: Segment) -> list[tuple[float, int]]:
     return [(clip.at, clip.count) for clip in segment.clips]
 
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 import vjax
-from vjax import drafting, planning, sample, verbs, video, weights
+from vjax import arguments, drafting, planning, sample, verbs, video, weights
 from vjax.pipeline import Pipeline
 from vjax.timeline import RequestError
 from vjax.verbs import board
@@ -229,8 +229,8 @@ def test_a_board_is_made_again_without_its_file(bundle, here, capsys):
     path.write_text(
         "negative: blue\nframes: 9\ncards:\n- {at: 0, text: red}\n- {at: 0.5, image: p.png}\n"
     )
-    arguments = ["storyboard", path, "--model", bundle, "--out", "o.mkv", "--prompt", "a circle"]
-    assert sample.main([str(argument) for argument in arguments]) == 0
+    asked = ["storyboard", path, "--model", bundle, "--out", "o.mkv", "--prompt", "a circle"]
+    assert sample.main([str(argument) for argument in asked]) == 0
     stored = video.read_metadata("o.mkv")["request"]
     assert stored["cards"][0] == {"at": 0.0, "text": "red"}
     assert stored["cards"][1]["image"]["name"] == "p.png"
@@ -250,15 +250,15 @@ def test_a_board_is_made_again_without_its_file(bundle, here, capsys):
 
 
 def test_options_go_before_what_a_board_says(here):
-    order = sample.parse(["storyboard", str(written(GOOD)), "--frames", "9"])
+    order = arguments.parse(["storyboard", str(written(GOOD)), "--frames", "9"])
     (request,) = order.requests
     assert (request.frames, request.seconds, request.prompt) == (9, None, "a red circle")
     assert verbs.to_json(request)["cards"][1]["at"] == 1.5
     assert [card.line for card in request.cards] == [4, 6]
     with pytest.raises(RequestError, match=r"One board is needed, not 2: b.yaml, c.yaml"):
-        sample.parse(["storyboard", "b.yaml", "c.yaml"])
+        arguments.parse(["storyboard", "b.yaml", "c.yaml"])
     with pytest.raises(RequestError, match="storyboard needs cards: a YAML file"):
-        sample.parse(["storyboard", "--prompt", "a"])
+        arguments.parse(["storyboard", "--prompt", "a"])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import vjax
-from vjax import canvas as canvases
+from vjax.canvas import Canvas
 from vjax.config import DiTConfig, ModelConfig, VAEConfig
+from vjax.layout import on_canvas
 from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 MODEL = ModelConfig(
@@ -29,8 +30,8 @@ def clip(frames: int, height: int = 96, width: int = 96) -> np.ndarray:
     return np.broadcast_to(ramp, (frames, height, width, 3)).copy()
 
 
-def canvas(timeline: Timeline) -> canvases.Canvas:
-    return canvases.on_canvas(timeline, MODEL)
+def canvas(timeline: Timeline) -> Canvas:
+    return on_canvas(timeline, MODEL)
 
 
 def shown(timeline: Timeline) -> list[int]:

@@ -30,6 +30,7 @@ from vjax.evaluation.report import label, tables, write_sheet
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
 from vjax.models.vae import to_uint8
+from vjax.rollout import SamplingError
 from vjax.timeline import RequestError
 
 SHOWN = 6  # clips of a row on the contact sheet
@@ -124,7 +125,7 @@ def make(pipe, tasks: list[Task], results: Results, options, console: Console) -
                     start=start,
                     on_step=functools.partial(advance, done, len(batch)),
                 )
-            except (RequestError, pipeline.SamplingError, RuntimeError) as error:  # also: no memory
+            except (RequestError, SamplingError, RuntimeError) as error:  # also: no memory
                 console.print(f"{task.name} ends here. {str(error)[:300]}", highlight=False)
                 failed.append(task)
                 continue

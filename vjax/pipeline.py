@@ -2,34 +2,21 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vjax import (
-    conditioning,
-    planning,
-    progress,
-    sampler,
-    spans,
-    weights,
-)
 from vjax import method as methods
-from vjax.anchors import Clip
+from vjax import planning, progress, weights
 from vjax.config import MeshConfig
 from vjax.method import Method
 from vjax.parallel import mesh as meshes
-from vjax.planning import Plan, Segment, Window
-from vjax.stages import Stages
+from vjax.planning import Plan
+from vjax.rollout import Rollout
 from vjax.timeline import RequestError, Timeline
-
-
-class SamplingError(ValueError):
-    """What was made holds numbers that are none; the message says what may help."""
 
 
 def load(
@@ -47,7 +34,7 @@ def load(
     return Pipeline(weights.load(os.fspath(name)), dtype, mesh)
 
 
-class Pipeline(Stages):
+class Pipeline(Rollout):
     """Makes videos from timelines; its stages can be called on their own."""
 
     def __repr__(self) -> str:
@@ -111,7 +98,7 @@ class Pipeline(Stages):
             for i, video in enumerate(videos):
                 given = None if noise is None else noise[i : i + 1]
                 made = 0
-                for chunk in self._frames([plan], [seed + i], method, watched, noise=given):
+                for chunk in self.frames([plan], [seed + i], method, watched, noise=given):
                     video[made : made + chunk.shape[1]] = chunk[0]
                     made += chunk.shape[1]
         return videos[0] if variations is None else videos
@@ -138,7 +125,7 @@ class Pipeline(Stages):
 
         def frames() -> Iterator[np.ndarray]:
             with progress.Steps(plan.windows * method.steps, on_step=on_step) as watched:
-                for chunk in self._frames([plan], [seed], method, watched):
+                for chunk in self.frames([plan], [seed], method, watched):
                     yield chunk[0]
 
         return frames()
@@ -203,10 +190,10 @@ class Pipeline(Stages):
                 )
             times = jnp.concatenate([jnp.float32(t)[None], method.times[method.times < t]])
             method = dataclasses.replace(method, times=times)
-            source = [self._on_grid(clips, segment) for segment in plans[0].segments]
+            source = [self.on_grid(clips, segment) for segment in plans[0].segments]
         steps = plans[0].windows * method.steps
         with progress.Steps(steps, on_step=on_step, quiet=True) as watched:
-            chunks = self._frames(plans, seeds, method, watched, source=source)
+            chunks = self.frames(plans, seeds, method, watched, source=source)
             return np.concatenate(list(chunks), axis=1)
 
     def check(
@@ -245,197 +232,6 @@ class Pipeline(Stages):
             raise RequestError(str(error)) from error
         return plan, method
 
-    # --- Making ----------------------------------------------------------------------------------
-
-    def _frames(
-        self, plans, seeds, method, watched, *, source=None, noise=None
-    ) -> Iterator[np.ndarray]:
-        """The frames [B t H W 3] of plans that know the same frames, piece by piece."""
-        texts = [self._texts(plan) for plan in plans]
-        canvases = [plan.canvas for plan in plans]
-        done, window = 0, 0  # frames, windows
-        for number, segment in enumerate(plans[0].segments):
-            yield from _given(canvases, done, segment.first)
-            begin = None if source is None else source[number]
-            made = self._segment(
-                plans, segment, texts, seeds, method, watched, window, begin, noise
-            )
-            done = segment.first
-            for chunk in made:
-                kept = [canvas.cut(done, done + chunk.shape[1]) for canvas in canvases]
-                for frames, (given, strength) in zip(chunk, kept, strict=True):
-                    np.copyto(frames, given, where=strength >= 1)
-                done += chunk.shape[1]
-                yield chunk
-            window += len(segment.windows)
-        yield from _given(canvases, done, canvases[0].shown)
-
-    def _on_grid(self, clips: np.ndarray, segment: Segment) -> np.ndarray:
-        """The latents of clips on the grid of a segment; their last frame goes on beyond them."""
-        count = 1 + self.config.vae.temporal_ratio * (segment.latents - 1)
-        at = np.minimum(segment.start + np.arange(count), clips.shape[1] - 1)
-        return np.stack([self.encode_pixels(clip[at]) for clip in clips])
-
-    def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
-        said = [*(line.text for line in plan.script.lines), plan.timeline.source_prompt]
-        said = list(dict.fromkeys(filter(None, said)))
-        spare = [""] * (len(said) % 2)
-        texts = self.embed([plan.script.prompt, plan.timeline.negative, *said, *spare])
-        prompt, negative, *lines = np.asarray(meshes.readable(texts))
-        return prompt, negative, dict(zip(said, lines, strict=False))
-
-    def _segment(
-        self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
-    ) -> Iterator[np.ndarray]:
-        """The frames `first` to `stop` - 1 of a segment, as soon as their latents are there."""
-        model, ratio = self.config, self.config.vae.temporal_ratio
-        known = [
-            conditioning.known_latents(
-                plan.canvas,
-                segment.start,
-                segment.prefix,
-                segment.latents,
-                model,
-                self.encode_pixels,
-            )
-            for plan in plans
-        ]
-        latents = np.stack([latents for latents, _ in known])
-        given = latents.copy()
-        strength = np.stack([strength for _, strength in known])
-        clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
-        there = np.zeros(segment.latents, bool)
-        there[: segment.prefix] = True
-        count = max(plan.texts for plan in plans)
-        past, decoded = None, 0
-        for number, window in enumerate(segment.windows):
-            clips = [
-                self._clips(plan, window, encoded)
-                for plan, encoded in zip(plans, clips, strict=True)
-            ]
-            conditions = [
-                self._condition(plan, segment, window, count, there, *each)
-                for plan, *each in zip(plans, latents, given, strength, clips, texts, strict=True)
-            ]
-            condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
-            place = slice(window.start, window.stop)
-            if source is not None:  # where nothing is known
-                begin = np.where(condition.strength > 0, condition.source, source[:, place])
-                condition = dataclasses.replace(condition, source=jnp.asarray(begin))
-            fresh = self._sample(condition, seeds, made + number, method, watched, noise)
-            new = ~there[place]
-            latents[:, place][:, new] = fresh[:, new]
-            there[place] = True
-            if segment.ring:
-                latents[:, : window.start] = latents[:, -window.start :]
-                there[:] = True
-            while decoded < len(there) and there[decoded]:
-                chunk, past = self.decode_next(latents[:, decoded : decoded + 1], past)
-                begin = segment.start + (1 + ratio * (decoded - 1) if decoded else 0)
-                low, high = (
-                    min(max(n - begin, 0), chunk.shape[1]) for n in (segment.first, segment.stop)
-                )
-                if low < high:
-                    yield np.array(meshes.readable(chunk)[:, low:high])
-                decoded += 1
-
-    def _clips(
-        self, plan: Plan, window: Window, encoded: Mapping[Clip, np.ndarray]
-    ) -> dict[Clip, np.ndarray]:
-        """The latents of all that a window sees out of order; some are encoded already."""
-        clips = dict.fromkeys((*(anchor.clip for anchor in window.anchors), *plan.references))
-        return {
-            clip: encoded[clip] if clip in encoded else self.encode_pixels(clip.frames(plan.canvas))
-            for clip in clips
-        }
-
-    def _condition(
-        self,
-        plan: Plan,
-        segment: Segment,
-        window: Window,
-        count,
-        there,
-        latents,
-        given,
-        strength,
-        clips,
-        texts,
-    ):
-        """What one window knows of one request."""
-        model, ratio = self.config, self.config.vae.temporal_ratio
-        place = slice(window.start, window.stop)
-        carried = there[place]
-        source, kept = latents[place], strength[place].copy()
-        later = [
-            ((anchor.at - segment.start) / ratio, clips[anchor.clip][anchor.latent])
-            for anchor in window.anchors
-        ]
-        if carried[-1:].any() and not carried.all() and not carried[0]:
-            # What is known after what is to be made is an anchor, as known frames are.
-            behind = window.start + int(np.argmax(carried))
-            later += [(n, latents[n]) for n in range(behind, behind + plan.context)]
-        else:
-            kept[carried] = 1
-        if planning.closes(plan.canvas, segment, window):
-            # Its end meets its start, which is made already.
-            later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
-        references = [latent for clip in plan.references for latent in clips[clip]]
-        text, negative, said = texts
-        bias, origin = None, None
-        if plan.timeline.source_prompt:
-            shown = conditioning.in_a_row([said[plan.timeline.source_prompt]] * count, count)
-            origin = given[place], shown
-        if count > 1:
-            heard = plan.heard(segment, window)
-            at = [segment.start + ratio * position for position, _ in later]
-            frames = [*segment.frames_of(window, ratio), *spans.around(at)]
-            frames += [spans.NEVER] * len(references)
-            bias = plan.script.bias(heard, frames, count, len(text))
-            text = conditioning.in_a_row([text, *(said[line.text] for line in heard)], count)
-            # One text in the place of each has the scores of one: what is heard is the same.
-            negative = conditioning.in_a_row([negative] * count, count)
-        elif line := plan.alone(segment, window):
-            text = said[line.text]
-        return conditioning.anchors(
-            source,
-            kept,
-            later,
-            text,
-            negative,
-            references=references,
-            start=window.start,
-            stretch=model.fps / plan.fps,
-            ring=segment.ring,
-            text_bias=bias,
-            origin=origin,
-        )
-
-    def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
-        shape = condition.source.shape[1:]
-        condition = self.everywhere(condition)
-        method = dataclasses.replace(method, times=self.everywhere(method.times))
-        drawn, keys = self.noise(seeds, window, shape)
-        if condition.origin is not None:
-            origin = dataclasses.replace(condition.origin, keys=keys)
-            condition = dataclasses.replace(condition, origin=origin)
-        noise = drawn if noise is None else self.everywhere(jnp.asarray(noise, jnp.float32))
-        state = self.start(condition, noise, keys, method)
-
-        def advance(state, begin, end):
-            return self.advance(condition, state, begin, end, method)
-
-        state = watched.run(advance, state, method.steps)
-        latents = np.array(meshes.readable(sampler.finish(condition, state)))
-        if not np.isfinite(latents).all():
-            raise SamplingError(
-                f"{self.config.name} made numbers that are none (NaN or infinity), so there is no "
-                f"video: try a guidance nearer to {self.config.sampler.guidance:g}, another solver "
-                "or dtype float32."
-            )
-        return latents
-
     def _check_noise(self, noise, plan: Plan, count: int) -> None:
         if plan.windows != 1:
             raise RequestError("Initial noise can be given for requests that are made in one go.")
@@ -447,13 +243,6 @@ class Pipeline(Stages):
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."
             )
-
-
-def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:
-    """The known frames [B t H W 3] from `start` to `stop` - 1, a few at a time."""
-    for first in range(start, stop, 16):
-        last = min(first + 16, stop)
-        yield np.stack([canvas.cut(first, last)[0] for canvas in canvases])
 
 
 def _is_whole(number: Any) -> bool:

@@ -43,7 +43,7 @@ class Interpolate(Request):
                 "A picture or an array has no frame rate of its own: say how many frames a second "
                 "are given, with fps_in."
             )
-        from vjax.canvas import check_length, check_rate
+        from vjax.layout import check_length, check_rate
         from vjax.video import exact_rate
 
         check_rate(self.fps)

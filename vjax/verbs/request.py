@@ -2,22 +2,18 @@
 
 import dataclasses
 import difflib
-import math
 import os
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Shaped
 
 from vjax import characters, styles
 from vjax.timeline import Gap, Piece, RequestError, Timeline
-
-# A file, or frames [T H W 3], [H W 3]: whole numbers from 0 to 255 or floats from 0 to 1.
-Media = str | os.PathLike | Shaped[np.ndarray, "..."]
+from vjax.verbs import typed
+from vjax.verbs.typed import Media
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +43,7 @@ def parse_size(text: str) -> tuple[int, int]:
         width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
         raise RequestError(
-            f"{_shown(text)} is no size: write width x height, such as 96x96."
+            f"{typed.shown(text)} is no size: write width x height, such as 96x96."
         ) from None
     return width, height
 
@@ -58,7 +54,7 @@ def parse_range(text: str) -> tuple[int, int]:
         start, end = (int(part) for part in text.split(":"))
     except ValueError:
         raise RequestError(
-            f"{_shown(text)} is no range of frames: write START:END, such as 0:5."
+            f"{typed.shown(text)} is no range of frames: write START:END, such as 0:5."
         ) from None
     return start, end
 
@@ -69,7 +65,8 @@ def parse_rate(text: str) -> float:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise RequestError(
-            f"{_shown(text)} is no frame rate: write a number or a fraction, such as 30000/1001."
+            f"{typed.shown(text)} is no frame rate: write a number or a fraction, such as "
+            "30000/1001."
         ) from None
 
 
@@ -143,8 +140,8 @@ class Request:
         cls.verb = cls.__name__.lower()
 
     def __post_init__(self):
-        for name, hint in _hints(type(self)).items():
-            value = _checked(hint, getattr(self, name), f"{self.verb}: {name}", None)
+        for name, hint in typed.annotations(type(self)).items():
+            value = typed.checked(hint, getattr(self, name), f"{self.verb}: {name}", None)
             object.__setattr__(self, name, value)
         if self.style:
             object.__setattr__(self, "style", tuple(styles.of(self.style)))
@@ -203,7 +200,7 @@ class Request:
     @classmethod
     def read(cls, values: Mapping[str, Any], find: Callable[[Any], Media] | None = None):
         """A request from values by name that may be anything, see `verbs.from_json`."""
-        hints = _hints(cls)
+        hints = typed.annotations(cls)
         for name in values:
             if name not in hints:
                 near = difflib.get_close_matches(str(name), hints, n=1)
@@ -215,15 +212,10 @@ class Request:
                     f"{cls.verb} needs {field.name}: {options(cls)[field.name].help}."
                 )
         checked = {
-            name: _checked(hints[name], value, f"{cls.verb}: {name}", find)
+            name: typed.checked(hints[name], value, f"{cls.verb}: {name}", find)
             for name, value in values.items()
         }
         return cls(**checked)
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def options(kind: type[Request]) -> dict[str, Option]:
@@ -233,9 +225,9 @@ def options(kind: type[Request]) -> dict[str, Option]:
     and that a tuple of any length is an option that may be repeated.
     """
     found = {}
-    for name, hint in _hints(kind).items():
+    for name, hint in typed.annotations(kind).items():
         option = typing.get_args(hint)[1]
-        inner = _inner(hint)
+        inner = typed.kinds_of(hint)
         parse = option.parse or {int: int, float: float}.get(inner[0], str)
         found[name] = dataclasses.replace(option, parse=parse)
     return found
@@ -253,12 +245,13 @@ def named_options(kind: type[Request]) -> dict[str, tuple[str, Option]]:
 
 def repeats(kind: type[Request], name: str) -> bool:
     """Whether a field takes any number of values."""
-    return all(typing.get_args(inner)[-1:] == (...,) for inner in _inner(_hints(kind)[name]))
+    kinds = typed.kinds_of(typed.annotations(kind)[name])
+    return all(typing.get_args(each)[-1:] == (...,) for each in kinds)
 
 
 def is_flag(kind: type[Request], name: str) -> bool:
     """Whether a field is either there or not."""
-    return bool in _inner(_hints(kind)[name])
+    return bool in typed.kinds_of(typed.annotations(kind)[name])
 
 
 def needs(kind: type[Request], name: str) -> bool:
@@ -286,7 +279,7 @@ def to_json(request: Request, name: Callable[[Media], Any] | None = None) -> dic
 
 def mapped(kind: type[Request], field: str, value: Any, name: Callable[[Any], Any]) -> Any:
     """The value of a field with every picture and video in it replaced, and lists for tuples."""
-    return _mapped(_hints(kind)[field], value, name)
+    return typed.replaced(typed.annotations(kind)[field], value, name)
 
 
 def files(request: Request) -> list[Any]:
@@ -300,140 +293,3 @@ def _path(media: Media) -> str:
     if isinstance(media, np.ndarray):
         raise RequestError("A request of frames in memory cannot be stored: give it their file.")
     return os.fspath(media)
-
-
-def _inner(hint: Any) -> tuple[Any, ...]:
-    """The types that a value may have, without what stands around them."""
-    if typing.get_origin(hint) is Annotated:
-        return _inner(typing.get_args(hint)[0])
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
-        return (hint,)
-    kinds = tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
-    return (Media,) if kinds == typing.get_args(Media) else kinds
-
-
-def _mapped(hint: Any, value: Any, name: Callable[[Any], Any]) -> Any:
-    (kind, *_) = _inner(hint)
-    if value is None:
-        return None
-    if kind == Media:
-        return name(value)
-    if _is_part(kind):
-        given = value if isinstance(value, Mapping) else _given(value)
-        return {key: _mapped(_hints(kind)[key], each, name) for key, each in given.items()}
-    if isinstance(value, tuple | list):
-        found = (_elements(each, len(value)) for each in _inner(hint))
-        inner = next(each for each in found if each is not None)
-        return [_mapped(each, v, name) for each, v in zip(inner, value, strict=True)]
-    return value
-
-
-def _elements(kind: Any, count: int) -> tuple[Any, ...] | None:
-    """The annotations of the elements of a tuple of that length; None where it is no such."""
-    if typing.get_origin(kind) is not tuple:
-        return None
-    inner = typing.get_args(kind)
-    inner = inner[:1] * count if inner[-1:] == (...,) else inner
-    return inner if len(inner) == count else None
-
-
-def _checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | None) -> Any:
-    """The value as its annotation says, with lists as tuples and whole numbers as floats."""
-    kinds = _inner(hint)
-    if value is None and type(None) in typing.get_args(_bare(hint)):
-        return None
-    for kind in kinds:
-        if _is_part(kind):
-            if isinstance(value, Mapping | kind):
-                return _part(kind, value, where, find)
-        elif kind == Media:
-            if find is not None:
-                return find(value)
-            if isinstance(value, str | os.PathLike) and os.fspath(value):
-                return value
-            if hasattr(value, "__array__"):
-                return np.asarray(value)
-        elif isinstance(value, list | tuple):
-            if (inner := _elements(kind, len(value))) is not None:
-                return tuple(
-                    _checked(each, v, _numbered(each, where, number), find)
-                    for number, (each, v) in enumerate(zip(inner, value, strict=True), 1)
-                )
-        elif kind is bool and isinstance(value, bool | np.bool_):
-            return bool(value)
-        elif kind is int and _is_number(value) and value == int(value):
-            return int(value)
-        elif kind is float and _is_number(value):
-            return float(value)
-        elif kind is str and isinstance(value, str):
-            if any("\ud800" <= character <= "\udfff" for character in value):
-                raise RequestError(f"{where} is no text in UTF-8: type it again, or paste it.")
-            return value
-    wanted = " or ".join(_described(kind) for kind in kinds)
-    raise RequestError(f"{where} must be {wanted}, got {_shown(value)}.")
-
-
-def _is_part(kind: Any) -> bool:
-    """Whether values of a kind are several, by name: a dataclass."""
-    return dataclasses.is_dataclass(kind)
-
-
-def _part(kind: type, value: Any, where: str, find: Callable[[Any], Media] | None) -> Any:
-    """A dataclass of several values within a request."""
-    values = value if isinstance(value, Mapping) else vars(value)
-    hints, fields = _hints(kind), dataclasses.fields(kind)
-    for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}."
-            raise RequestError(f"{where} has no {str(name)[:40]!r}: {hint}")
-    for field in fields:
-        if field.default is dataclasses.MISSING and values.get(field.name) is None:
-            raise RequestError(f"{where} needs {field.name}.")
-    return kind(**{k: _checked(hints[k], v, f"{where}: {k}", find) for k, v in values.items()})
-
-
-def _given(part: Any) -> dict[str, Any]:
-    """The values of a part of a request that are asked for and not at their defaults."""
-    hints = _hints(type(part))
-    asked = [f for f in dataclasses.fields(part) if typing.get_origin(hints[f.name]) is Annotated]
-    values = {field.name: (getattr(part, field.name), field.default) for field in asked}
-    return {k: v for k, (v, usual) in values.items() if isinstance(v, np.ndarray) or v != usual}
-
-
-def _numbered(hint: Any, where: str, number: int) -> str:
-    parts = [_is_part(kind) for kind in _inner(hint)]
-    return f"{where}, {_described(_inner(hint)[0])} {number}" if all(parts) else where
-
-
-def _bare(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return False
-    if isinstance(value, int | np.integer):
-        return abs(int(value)) < 2**53
-    return isinstance(value, float | np.floating) and math.isfinite(value)
-
-
-def _described(kind: Any) -> str:
-    if kind == Media:
-        return "a file or an array of frames"
-    if typing.get_origin(kind) is tuple:
-        inner = [" or ".join(map(_described, _inner(k))) for k in typing.get_args(kind) if k != ...]
-        if typing.get_args(kind)[-1:] == (...,):
-            return f"a list, each of it {inner[0]}"
-        return f"[{', '.join(inner)}]"
-    if _is_part(kind):
-        return kind.__name__.lower()
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return names[kind]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array {list(value.shape)}"
-    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-    return text if len(text) <= 40 else text[:39] + "…"

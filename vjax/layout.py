@@ -1,0 +1,344 @@
+"""A timeline in a model's terms: the size, the frame rate and the length of what will be made."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vjax.canvas import Canvas, Given, Guide, runs
+from vjax.config import ModelConfig
+from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
+
+LONGEST_SECONDS = 600  # of one result
+LONGEST_SIDE = 16_384  # pixels of what is made in tiles: as large as the frames of a file
+HEAD = 32  # frames of the start of a loop that are seen after its end, at most
+MOST_REFERENCES = 8  # latents that every window of a video has beside its own; a picture is one
+
+
+def size_step(model: ModelConfig) -> int:
+    """Width and height are multiples of this."""
+    return model.vae.spatial_ratio * max(model.dit.patch[1:])
+
+
+def check_size(model: ModelConfig, width: int, height: int, tiled: bool = False) -> None:
+    """Raises RequestError for a size that the model cannot make, naming the nearest."""
+    step, longest = size_step(model), LONGEST_SIDE if tiled else model.max_side
+    low, high = math.ceil(model.min_side / step) * step, longest // step * step
+
+    def nearest(side: int) -> int:
+        return min(max(round(side / step) * step, low), high)
+
+    near = (nearest(width), nearest(height))
+    if (width, height) != near:
+        raise RequestError(
+            f"{model.name} cannot make {width}x{height}: sides are multiples of {step} from {low} "
+            f"to {high}. The nearest is {near[0]}x{near[1]}."
+        )
+
+
+def check_rate(fps: float) -> None:
+    """Raises RequestError for a frame rate that a result cannot have."""
+    if not 1 <= fps <= 120:
+        raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
+
+
+def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """The model's size of about its native area whose shape is nearest to width : height."""
+    step = size_step(model)
+    area = model.width * model.height
+    best, smallest = (model.width, model.height), math.inf
+    for w in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
+        for h in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
+            if 0.75 * area <= w * h <= 1.25 * area:
+                shape = abs(math.log(w / h * height / width))
+                cost = shape + 0.1 * abs(math.log(w * h / area))
+                if cost < smallest:
+                    best, smallest = (w, h), cost
+    return best
+
+
+def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
+    """Puts a timeline into the terms of a model.
+
+    Raises:
+        RequestError: a size, length, time or frame rate that cannot be made.
+    """
+    fps = model.fps if timeline.fps is None else timeline.fps
+    check_rate(fps)
+    length = _length(timeline, fps)
+    if timeline.size is not None:
+        width, height = timeline.size
+    elif timeline.pieces:
+        width, height = fitting_size(model, *timeline.pieces[0].pixels.shape[2:0:-1])
+    else:
+        width, height = model.width, model.height
+    check_size(model, width, height, timeline.tiled)
+    notes: list[str] = []
+    fitted = [_fitted(piece, model, width, height, fps, notes) for piece in timeline.pieces]
+    if timeline.loop and not fitted:
+        length = _loop_length(timeline, length, model)
+    places, frames = _laid(
+        timeline.film, [len(given) for given, _ in fitted], fps, length, model.frames
+    )
+    check_length(frames, fps)
+    given = [
+        Given(piece, at, *each)
+        for piece, at, each in zip(timeline.pieces, places, fitted, strict=True)
+    ]
+    guides = tuple(
+        _guide(anchor, model, (width, height), fps, frames, notes) for anchor in timeline.anchors
+    )
+    _check_guides(timeline, guides, model)
+    cuts = _cuts(timeline, given, fps, notes)
+    hidden = 0
+    if timeline.loop and given:
+        first = given[0]
+        hidden = min(len(first.frames), HEAD)
+        head = Given(first.piece, frames, first.frames[:hidden], first.strength[:hidden])
+        given.append(head)
+    said = tuple(dict.fromkeys(notes))
+    total = frames + hidden
+    canvas = Canvas(
+        total,
+        width,
+        height,
+        fps,
+        tuple(given),
+        said,
+        hidden,
+        timeline.loop,
+        tuple(cuts),
+        guides,
+    )
+    if not (timeline.prompt.strip() or timeline.spans or canvas.known.all()):
+        raise RequestError("The prompt is empty: say what the video should show.")
+    return canvas
+
+
+def _loop_length(timeline: Timeline, length: int | None, model: ModelConfig) -> int:
+    """The frames of a loop of which nothing is given: whole latents, where it is one window."""
+    ratio = model.vae.temporal_ratio
+    frames = model.frames if length is None else length
+    window = ratio * (1 + (model.max_frames - 1) // ratio)
+    if frames > window or frames % ratio == 0:
+        return frames
+    low, high = ratio * (frames // ratio), ratio * (frames // ratio + 1)
+    if timeline.frames is not None:
+        near = f"{low} or {high}" if low else f"{high}"
+        raise RequestError(f"{model.name} makes loops of {near} frames, not of {frames}.")
+    return low if low and (length is None or frames - low < high - frames) else high
+
+
+def _laid(
+    film: Sequence[Piece | Gap], counts: Sequence[int], fps: float, length: int | None, native: int
+) -> tuple[list[int], int]:
+    """The frame at which each piece begins, and how many frames there are in all.
+
+    Args:
+        counts: the frames of each piece.
+        length: of the result; None: that of the film, or `native` where a gap is open.
+    """
+    places: list[int] = []
+    end, floating = 0, None  # the end of what is laid; the first piece after an open gap
+    sizes = iter(counts)
+    for item in film:
+        if isinstance(item, Gap):
+            if item.seconds is not None:
+                end += _frames(item.seconds, fps)
+            elif floating is None:
+                floating = len(places)
+            else:
+                raise RequestError("Two gaps are open: say how long one of them is, in seconds.")
+            continue
+        count = next(sizes)
+        if item.at is not None:
+            at = _frame_at(item.at, fps)
+            if at < end:
+                raise RequestError(
+                    f"{_called(item)} would begin before the end of what comes before it: "
+                    f"{end / fps:g} is the first time for it."
+                )
+            if floating is not None:
+                places[floating:] = [place + at - end for place in places[floating:]]
+                floating = None
+            end = at
+        places.append(end)
+        end += count
+    if length is None:
+        length = end if floating is None else max(end, native)
+    if length < end:
+        last = [item for item in film if isinstance(item, Piece)][-1:]
+        if last and last[0].at is not None and places[-1] + counts[-1] == end:
+            raise RequestError(
+                f"{_called(last[0])} would end after a result of {length} frames: "
+                f"{max(length - counts[-1], 0) / fps:g} is the last time for it."
+            )
+        raise RequestError(
+            f"What is given and added is {end} frames at {fps:g} a second: a result of {length} "
+            "has no room for it."
+        )
+    if floating is not None:
+        places[floating:] = [place + length - end for place in places[floating:]]
+    return places, length
+
+
+def _called(piece: Piece) -> str:
+    return f"{piece.name or 'What is given'} at {piece.at:g} seconds"
+
+
+def _cuts(timeline: Timeline, given: Sequence[Given], fps: float, notes: list[str]) -> list[int]:
+    """The frames that begin with a cut, since they come soon after what is given before them."""
+    found = []
+    for before, after in zip(given, given[1:], strict=False):
+        if (after.at - before.stop) / fps < timeline.cut_within:
+            found.append(after.at)
+            notes.append(
+                f"{_called(after.piece)} begins with a cut, less than {timeline.cut_within:g} "
+                "seconds after what is given before it."
+            )
+    return found
+
+
+def _length(timeline: Timeline, fps: float) -> int | None:
+    """How many frames were asked for; None where the user left it open."""
+    if timeline.frames is not None and timeline.seconds is not None:
+        raise RequestError("Give either frames or seconds, not both.")
+    frames = timeline.frames
+    if timeline.seconds is not None:
+        if not 0 < timeline.seconds < math.inf:
+            raise RequestError(f"{timeline.seconds:g} seconds is no length: it must be positive.")
+        check_length(timeline.seconds * fps, fps)
+        frames = max(round(timeline.seconds * fps), 1)
+    if frames is not None:
+        if frames < 1:
+            raise RequestError(f"A video has at least 1 frame, not {frames}.")
+        check_length(frames, fps)
+    return frames
+
+
+def _frames(seconds: float, fps: float) -> int:
+    """How many frames a gap of so many seconds has."""
+    if not 0 < seconds < math.inf:
+        raise RequestError(f"{seconds:g} seconds cannot be added: it must be positive.")
+    check_length(seconds * fps, fps)
+    if round(seconds * fps) < 1:
+        raise RequestError(
+            f"{seconds:g} seconds are less than one frame at {fps:g} frames a second: add "
+            f"{1 / fps:.2g} at least."
+        )
+    return round(seconds * fps)
+
+
+def _frame_at(seconds: float, fps: float) -> int:
+    """The frame that is shown at a time."""
+    if not 0 <= seconds < math.inf:
+        raise RequestError(f"{seconds:g} seconds is no time of a video: it begins at 0.")
+    check_length(seconds * fps, fps)
+    return round(seconds * fps)
+
+
+def check_length(frames: float, fps: float) -> None:
+    """Raises RequestError for more frames than a result has."""
+    longest = int(LONGEST_SECONDS * fps)
+    if frames > longest:
+        raise RequestError(
+            f"A video is at most {LONGEST_SECONDS} seconds long, {longest} frames at {fps:g} a "
+            "second: ask for less."
+        )
+
+
+def _fitted(
+    piece: Piece, model: ModelConfig, width: int, height: int, fps: float, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of a piece and their strength in a size and frame rate; notes what was done."""
+    from vjax import video as media
+
+    given, strength = piece.pixels, piece.strength
+    count = len(given)
+    notes += piece.notes
+    if given.shape[1:3] != (height, width):
+        seen = strength.any(axis=(1, 2, 3))
+        fitted = np.zeros((count, height, width, 3), np.uint8)  # what is not seen takes no memory
+        fitted[seen] = _cropped(given[seen], width, height, notes)
+        given = fitted
+        if strength.shape[1:3] != (1, 1):
+            strength = media.fit_levels(strength, width, height)
+    from_fps = model.fps if piece.fps is None else piece.fps
+    if not 0.01 <= from_fps <= 1000:
+        raise RequestError(
+            f"The given frames cannot have a rate of {from_fps:g}: it is from 0.01 to 1000."
+        )
+    if count > 1 and not math.isclose(from_fps, fps, rel_tol=1e-3):
+        index = media.resample(np.arange(count), from_fps, fps)
+        _check_resampled(strength, index, from_fps, fps)
+        given, strength = given[index], strength[index]
+        notes.append(
+            f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
+        )
+    return given, strength
+
+
+def _cropped(
+    frames: UInt8[np.ndarray, "T h w 3"], width: int, height: int, notes: list[str]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames in a size, by the one rule that there is for it; notes it."""
+    from vjax import video as media
+
+    if frames.shape[1:3] != (height, width):
+        notes.append(
+            f"The given frames are {frames.shape[2]}x{frames.shape[1]}; they were scaled and "
+            f"cropped at the centre to {width}x{height}."
+        )
+    return media.fit(frames, width, height)
+
+
+def _guide(
+    anchor: Anchor,
+    model: ModelConfig,
+    size: tuple[int, int],
+    fps: float,
+    frames: int,
+    notes: list[str],
+) -> Guide:
+    notes += anchor.notes
+    own = model.fps if anchor.fps is None else anchor.fps
+    if not 0.01 <= own <= 1000:
+        raise RequestError(f"What guides cannot have a rate of {own:g}: it is from 0.01 to 1000.")
+    if anchor.at is not None and not 0 <= anchor.at <= frames / fps:
+        raise RequestError(
+            f"Nothing can guide at {anchor.at:g} seconds: the video lasts from 0 to "
+            f"{frames / fps:g}."
+        )
+    at = None if anchor.at is None else anchor.at * fps
+    return Guide(at, _cropped(anchor.pixels, *size, notes), fps / own)
+
+
+def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfig) -> None:
+    """Raises RequestError for references that are too many, or times in a loop that has none."""
+    ratio = model.vae.temporal_ratio
+    latents = sum(math.ceil((len(g.frames) - 1) / ratio) + 1 for g in guides if g.at is None)
+    if latents > MOST_REFERENCES:
+        raise RequestError(
+            f"At most {MOST_REFERENCES} pictures can be references, and each {ratio} frames of a "
+            f"clip count as one: here are {latents}."
+        )
+    if timeline.loop and not timeline.pieces and any(guide.at is not None for guide in guides):
+        raise RequestError(
+            "A loop from words has no first frame, so nothing can guide it at a time: give what "
+            "guides it no time."
+        )
+
+
+def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:
+    """Raises RequestError where a range that is kept, or one between, has no frame any more."""
+    kept = (strength >= 1).all(axis=(1, 2, 3))
+    for value in (True, False):
+        for start, stop in runs(kept == value):
+            if not ((index >= start) & (index < stop)).any():
+                what = "could be kept" if value else "would be made"
+                raise RequestError(
+                    f"At {fps:g} frames a second no frame shows what {start}:{stop} are of the "
+                    f"given {from_fps:g}, so nothing of it {what}: choose a longer range, or make "
+                    f"the video at {from_fps:g}."
+                )
