@@ -12,7 +12,7 @@ import time
 import pytest
 import tiny
 
-from vjax import chat, rewriting
+from vjax import answers, chat, rewriting
 from vjax.timeline import RequestError
 
 KEY = "sk-do-not-show"
@@ -75,10 +75,32 @@ def served(content, *, status=200, kind="application/json", reason="stop", model
         "Here:\n```text\na red ball\n```\nEnjoy.",
         '```json\n{"prompt": "a red ball"}\n```',
         "a red\n  ball\n",
+        'Sure! Here\'s your rewritten prompt: "a red ball"',
+        "**Prompt:** a red ball\n\n---\nNote: I kept it short.",
+        "Of course.\n\na red ball\n\nLet me know if you want changes!",
+        "```text\na red ball",
+        '{"reasoning": "the user wants", "prompt": "a red ball"} I hope you like it.',
+        "<reasoning>hm</reasoning><answer>a red ball</answer>",
+        "<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>a red ball<|return|>",
+        "[THINK]hm[/THINK]\ufeffa red\x00ball\ud800",
     ],
 )
 def test_of_an_answer_the_prompt_alone_is_taken(said):
-    assert chat.answer_of(said) == "a red ball"
+    assert answers.answer_of(said) == "a red ball"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'A sign that says "open"',
+        '"Sun" is painted above "Moon"',
+        "Great Wall of China at dawn",
+        "a poster under the old description: hello",
+        "👩\u200d🚀 floats",
+    ],
+)
+def test_an_answer_without_anything_around_it_stays_as_it_is(said):
+    assert answers.answer_of(said) == said
 
 
 @pytest.mark.parametrize(
@@ -90,8 +112,10 @@ def test_of_an_answer_the_prompt_alone_is_taken(said):
         ({"content": "a red", "reason": "length"}, "cut off"),
         ({"content": "no", "reason": "content_filter"}, "refuses to answer"),
         ({"content": None}, "empty"),
+        ({"content": "I'm sorry, but I can't help with that."}, "refuses to answer"),
         ({"content": "<think>so many thoughts"}, "no answer"),
         ({"content": f"a ball, {KEY}"}, "repeats the key"),
+        ({"content": "a ball", "models": (KEY, "b")}, "repeats the key"),
         ({"content": "x" * 5000}, "longer"),
         ({"content": "a", "models": ("a", "b")}, r"2 models, of which none is named \(a, b\)"),
         ({"content": "a red ball", "drip": 0.05}, "did not answer within 1 seconds"),
@@ -126,6 +150,19 @@ def test_credentials_of_a_url_are_used_and_never_shown():
     assert found.prompt == "a red ball"
     for shown in (found.said(), str(found.stored()), repr(endpoint)):
         assert not any(secret in shown for secret in ("me:", "hunter22", "abcdef", KEY))
+
+
+@pytest.mark.parametrize("carried", ["me", "hunter 22", "hunter%2022", "bWVlZTpodW50ZXIgMjI="])
+def test_an_answer_never_carries_what_the_url_does(carried):
+    with served(f"a ball {carried}") as (url, _):
+        url = url.replace("http://", "http://meee:hunter%2022@") + ""
+        found = rewriting.rewrite("a ball", tiny.MODEL, chat.Endpoint(url))
+    assert bool(found.failed) == (carried != "me")
+
+
+def test_an_answer_may_come_in_parts():
+    with served([{"type": "text", "text": "a red "}, {"type": "text", "text": "ball"}]) as (url, _):
+        assert rewriting.rewrite("a ball", tiny.MODEL, chat.Endpoint(url)).prompt == "a red ball"
 
 
 def test_what_is_given_is_described_from_pictures_of_it():

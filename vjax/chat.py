@@ -6,22 +6,16 @@ of what is returned, raised or shown.
 
 import base64
 import dataclasses
-import json
 import os
-import re
 import threading
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
+from vjax.answers import NoAnswer, answer_of
 from vjax.timeline import RequestError
 
 SECONDS = 30.0  # to wait for an answer, unless told otherwise
-LONGEST = 4000  # characters of an answer
-
-
-class NoAnswer(Exception):
-    """Why there is no answer: the end of a sentence, without secrets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +62,17 @@ class Endpoint:
         parts = urllib.parse.urlsplit(self.url)
         carried = [value for _, value in urllib.parse.parse_qsl(parts.query)]
         found = [os.environ.get("OPENAI_API_KEY"), parts.password, parts.username, *carried]
-        return [each for each in found if each and len(each) > 3]
+        found += [urllib.parse.unquote(each) for each in found if each]
+        return [each for each in (*found, self.basic) if each and len(each) > 3]
+
+    @property
+    def basic(self) -> str:
+        """The name and password of the URL as HTTP sends them; empty where it has none."""
+        parts = urllib.parse.urlsplit(self.url)
+        if not parts.username:
+            return ""
+        name, word = (urllib.parse.unquote(each or "") for each in (parts.username, parts.password))
+        return base64.b64encode(f"{name}:{word}".encode()).decode()
 
 
 def ask(
@@ -120,57 +124,21 @@ def ask(
     asking = threading.Thread(target=work, daemon=True)
     asking.start()
     asking.join(endpoint.seconds)
+    heard = [*failed, *(text for each in found for text in each)]
+    if any(secret in text for secret in endpoint.secrets for text in heard):
+        raise NoAnswer("its answer repeats the key")
     if not found:
         why = failed[0] if failed else f"it did not answer within {endpoint.seconds:g} seconds"
         raise NoAnswer(why)
     said, model = found[0]
-    answer = answer_of(said)
-    if any(secret in answer for secret in endpoint.secrets):
-        raise NoAnswer("its answer repeats the key")
-    return answer, model
-
-
-def answer_of(said: str) -> str:
-    """The answer in what a model said, without its thoughts, preambles and fences.
-
-    Raises:
-        NoAnswer: there is none.
-    """
-    text = re.sub(r"<think(ing)?>.*?</think(ing)?>", "", said, flags=re.DOTALL | re.IGNORECASE)
-    text = re.split(r"</think(?:ing)?>", text, flags=re.IGNORECASE)[-1].strip()
-    if re.match("<think", text, re.IGNORECASE):
-        raise NoAnswer("its thoughts came to no answer")
-    if tagged := re.search(r"<prompt>(.*?)</prompt>", text, re.DOTALL | re.IGNORECASE):
-        text = tagged[1]
-    elif fenced := re.search(r"```[^\n`]*\n(.*?)```", text, re.DOTALL):
-        text = fenced[1]
-    else:
-        first, _, rest = text.partition("\n")
-        if first.rstrip().endswith(":") and rest.strip():
-            text = rest
-    text = text.strip()
-    if text.startswith("{"):
-        try:
-            text = next(value for value in json.loads(text).values() if isinstance(value, str))
-        except (ValueError, StopIteration, AttributeError):
-            raise NoAnswer("it answers something else than a text") from None
-    text = " ".join(text.strip().strip("\"'“”`").split())
-    if not any(c.isalnum() for c in text):
-        raise NoAnswer("its answer is empty")
-    if len(text) > LONGEST:
-        raise NoAnswer(f"its answer is longer than {LONGEST} characters")
-    return text
+    return answer_of(said), model
 
 
 def _client(openai: Any, endpoint: Endpoint):
     parts = urllib.parse.urlsplit(endpoint.url)
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     place = parts.netloc.rpartition("@")[2]
-    headers = {}
-    if parts.username:
-        name, word = (urllib.parse.unquote(each or "") for each in (parts.username, parts.password))
-        coded = base64.b64encode(f"{name}:{word}".encode()).decode()
-        headers["Authorization"] = f"Basic {coded}"
+    headers = {"Authorization": f"Basic {endpoint.basic}"} if endpoint.basic else {}
     return openai.OpenAI(
         base_url=urllib.parse.urlunsplit((parts.scheme, place, path, "", "")),
         api_key=os.environ.get("OPENAI_API_KEY") or "none",  # servers of one's own ask for none
@@ -184,7 +152,7 @@ def _client(openai: Any, endpoint: Endpoint):
 def _only_model(client: Any) -> str:
     names = [model.id for model in client.models.list().data]
     if len(names) != 1:
-        few = ", ".join(sorted(names)[:8])
+        few = ", ".join(name[:60] for name in sorted(names)[:8])
         raise NoAnswer(f"it has {len(names)} models, of which none is named ({few})")
     return names[0]
 
@@ -195,6 +163,9 @@ def _content(reply: Any) -> str:
         raise NoAnswer("its answer was cut off")
     if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
         raise NoAnswer("it refuses to answer")
-    if not isinstance(choice.message.content, str):
+    content = choice.message.content
+    if isinstance(content, list):  # of parts, as some servers answer
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
         raise NoAnswer("its answer is empty")
-    return choice.message.content
+    return content
