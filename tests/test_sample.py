@@ -19,8 +19,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from vjax import arguments, ending, pipeline, sample, verbs, weights
+from vjax import ending, pipeline, sample, verbs, weights
 from vjax import video as media
+from vjax.arguments import parse
 from vjax.order import Order
 from vjax.parallel import mesh
 
@@ -218,9 +219,9 @@ def test_sound_stays_under_the_frames_that_are_kept(bundle, here, capsys):
 
 
 def test_options_may_stand_before_or_after_the_verb():
-    after = arguments.parse(["animate", "i.png", *PROMPT, "--seed", "3", "--frames", "5"])
-    before = arguments.parse([*PROMPT, "--seed", "3", "--frames", "5", "animate", "i.png"])
-    mixed = arguments.parse(["--seed=3", *PROMPT, "animate", "--frames", "5", "--", "i.png"])
+    after = parse(["animate", "i.png", *PROMPT, "--seed", "3", "--frames", "5"])
+    before = parse([*PROMPT, "--seed", "3", "--frames", "5", "animate", "i.png"])
+    mixed = parse(["--seed=3", *PROMPT, "animate", "--frames", "5", "--", "i.png"])
     for order in (after, before, mixed):
         assert dataclasses.replace(order, requests=()) == Order(requests=(), sampling={}, seed=3)
         (request,) = order.requests
@@ -229,12 +230,12 @@ def test_options_may_stand_before_or_after_the_verb():
 
 @pytest.mark.parametrize("verb", [verb for verb in verbs.VERBS if verb != "storyboard"])
 def test_the_example_of_a_verb_is_one_of_it(verb):
-    order = arguments.parse(shlex.split(verbs.request_type(verb).example))
+    order = parse(shlex.split(verbs.request_type(verb).example))
     assert order.requests[0].verb == verb
 
 
 def test_the_word_after_an_option_is_its_value_whatever_it_begins_with():
-    order = arguments.parse(
+    order = parse(
         [
             "infill",
             "i.mp4",
@@ -444,13 +445,13 @@ def test_a_file_names_what_it_was_made_from_without_its_place(bundle, here, caps
 def test_another_verb_takes_over_what_it_asks_for_too(bundle, here, inputs, capsys):
     arguments = ["--model", bundle, *PROMPT, "--frames", 5, "--size", "48x32", "--seed", 6]
     (made,) = succeed(capsys, *arguments)
-    order = arguments.parse(["--like", str(made), "extend", "i.mp4"])
+    order = parse(["--like", str(made), "extend", "i.mp4"])
     (request,) = order.requests
     assert (request.prompt, request.size, request.frames) == (PROMPT[1], (48, 32), None)
     assert order.seed == 6
-    order = arguments.parse(["--like", str(made), "animate", "i.png"])
+    order = parse(["--like", str(made), "animate", "i.png"])
     assert order.requests[0].frames == 5
-    order = arguments.parse(["--like", str(made), "--seconds", "2"])
+    order = parse(["--like", str(made), "--seconds", "2"])
     assert (order.requests[0].frames, order.requests[0].seconds) == (None, 2)
 
 
@@ -727,5 +728,5 @@ def test_the_command_helps_and_runs(bundle, here):
 
 def test_only_ends_of_lines_part_prompts(tmp_path):
     (tmp_path / "prompts").write_text("a red\u2028circle\x0cmoves\nright", encoding="utf-8")
-    order = arguments.parse(["--prompts", str(tmp_path / "prompts")])
+    order = parse(["--prompts", str(tmp_path / "prompts")])
     assert [each.prompt for each in order.requests] == ["a red\u2028circle\x0cmoves", "right"]

@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 import vjax
-from vjax import arguments, drafting, planning, sample, verbs, video, weights
+from vjax import drafting, planning, sample, verbs, video, weights
+from vjax.arguments import parse
 from vjax.pipeline import Pipeline
 from vjax.timeline import RequestError
 from vjax.verbs import board
@@ -250,15 +251,15 @@ def test_a_board_is_made_again_without_its_file(bundle, here, capsys):
 
 
 def test_options_go_before_what_a_board_says(here):
-    order = arguments.parse(["storyboard", str(written(GOOD)), "--frames", "9"])
+    order = parse(["storyboard", str(written(GOOD)), "--frames", "9"])
     (request,) = order.requests
     assert (request.frames, request.seconds, request.prompt) == (9, None, "a red circle")
     assert verbs.to_json(request)["cards"][1]["at"] == 1.5
     assert [card.line for card in request.cards] == [4, 6]
     with pytest.raises(RequestError, match=r"One board is needed, not 2: b.yaml, c.yaml"):
-        arguments.parse(["storyboard", "b.yaml", "c.yaml"])
+        parse(["storyboard", "b.yaml", "c.yaml"])
     with pytest.raises(RequestError, match="storyboard needs cards: a YAML file"):
-        arguments.parse(["storyboard", "--prompt", "a"])
+        parse(["storyboard", "--prompt", "a"])
 
 
 @pytest.mark.parametrize(
