@@ -25,7 +25,7 @@ from rich.console import Console
 
 from vjax import ending, pipeline, progress, runtime, weights
 from vjax.config import ConfigError
-from vjax.evaluation import judge, trials, verbs, words
+from vjax.evaluation import films, judge, trials, verbs, words
 from vjax.evaluation.report import label, tables, write_sheet
 from vjax.evaluation.results import Results, ResultsError
 from vjax.evaluation.trials import Row, Trial
@@ -151,9 +151,7 @@ def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.n
         return results.clip(task.name, trial)
     if kind == "still picture":
         return trial.frozen()
-    video = _round_trip(pipe, trial.truth)
-    video[trial.given] = trial.truth[trial.given]
-    return video
+    return trial.restored(_round_trip(pipe, trial.truth))
 
 
 def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:
@@ -188,7 +186,7 @@ def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[s
 
 
 def _judged(trial: Trial, video: np.ndarray, fps: float) -> dict[str, float]:
-    kind = verbs if isinstance(trial, verbs.FilmTrial) else judge
+    kind = films if isinstance(trial, films.FilmTrial) else judge
     return kind.judge(trial, video, fps)
 
 
@@ -234,7 +232,7 @@ def _shown(tasks: list[Task], results: Results) -> list[tuple[np.ndarray, str]]:
             video = results.clip(task.name, trial)
             scores = results.scores(task.name, "model", trial.index)
             if video is not None and scores is not None:
-                of_row.append((video, label(f"{task.name}: {trial.timeline.prompt}", scores)))
+                of_row.append((video, label(f"{task.name}: {trial.said}", scores)))
         if of_row and len(of_row[0][0]) == 1:  # pictures, side by side
             pictures, labels = zip(*of_row, strict=True)
             of_row = [(np.concatenate(pictures), ", ".join(labels))]
@@ -311,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         runtime.check_devices()
         pipe = pipeline.load(options.model)
         computed = f"{pipe.dtype}-{jax.default_backend()}"
-        version = (verbs if options.verbs else judge).version()
+        version = (films if options.verbs else judge).version()
         results = Results(
             out, weights.fingerprint(options.model), pipe.config.sampler, computed, version
         )

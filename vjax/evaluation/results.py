@@ -98,4 +98,4 @@ class Results:
 
 
 def _request(trial: Trial) -> str:
-    return f"{trial.timeline.prompt} | {trial.facts} | {len(trial.given)} {trial.given.sum()}"
+    return f"{trial.said} | {trial.facts} | {len(trial.given)} {trial.given.sum()}"

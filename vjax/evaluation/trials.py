@@ -44,6 +44,13 @@ class Trial:
         """For sampling."""
         return SEED + self.index
 
+    @property
+    def said(self) -> str:
+        """All that words ask for, and what they say of what is given."""
+        asked = self.timeline
+        shown = f"from {asked.source_prompt}" if asked.source_prompt else ""
+        return " / ".join(filter(None, [asked.prompt, *(s.text for s in asked.spans), shown]))
+
     @functools.cached_property
     def truth(self) -> UInt8[np.ndarray, "T H W 3"]:
         """What a perfect model might answer."""
@@ -54,6 +61,12 @@ class Trial:
         """The frames that the model makes: one stretch, in every row."""
         at = np.flatnonzero(~self.given)
         return slice(int(at[0]), int(at[-1]) + 1)
+
+    def restored(self, video: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """The same with what is given put back in its place."""
+        video = video.copy()
+        video[self.given] = self.truth[self.given]
+        return video
 
     def frozen(self) -> UInt8[np.ndarray, "T H W 3"]:
         """What a still picture would answer: the nearest given frame, or the first of the truth."""
