@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 
 PATH = pathlib.Path(__file__).parents[1] / "tpu_scripts" / "vjax.ipynb"
 CODE = ["install", "device", "load", "text", "animate", "pictures", "extend", "infill", "recut"]
-CODE += ["devices", "train", "trained", "plan"]
+CODE += ["remix", "blend", "board", "finer", "subject", "devices", "train", "trained", "plan"]
 
 
 @pytest.fixture
@@ -54,9 +54,10 @@ def test_it_runs_as_it_is(notebook, tmp_path, monkeypatch):
     assert "step 6  loss" in said["train"]
     assert re.search("compiler is not here|v5e:2x4", said["plan"])
     lengths = {"text": [33, 33], "animate": [33], "extend": [49, 49], "infill": [33, 33]}
-    lengths |= {"pictures": [33, 33], "recut": [58, 32]}
+    lengths |= {"pictures": [33, 33], "recut": [58, 32], "remix": [33, 33, 33], "blend": [33, 33]}
+    lengths |= {"board": [32], "finer": [34, 9], "subject": [33]}
     for name, frames in {**lengths, "trained": [33, 33]}.items():
-        (shown,) = outputs[name]
+        *_, shown = (output for output in outputs[name] if output.output_type != "stream")
         clips = re.findall('src="data:video/mp4;base64,([^"]*)"', shown.data["text/html"])
         for clip, count in zip(clips, frames, strict=True):
             (tmp_path / "clip.mp4").write_bytes(base64.b64decode(clip))
