@@ -4,16 +4,19 @@ import base64
 import contextlib
 import dataclasses
 import http.server
+import io
 import json
 import re
 import threading
 import time
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from vjax import answers, chat, rewriting
-from vjax.timeline import RequestError
+from vjax.timeline import Piece, RequestError
 
 KEY = "sk-do-not-show"
 
@@ -167,19 +170,31 @@ def test_an_answer_may_come_in_parts():
 
 def test_what_is_given_is_described_from_pictures_of_it():
     with served("a red ball") as (url, asked):
-        found = rewriting.describe(tiny.clip(9), tiny.MODEL, chat.Endpoint(url, "eyes"))
+        one = Piece(tiny.clip(1) // 2)
+        rest = np.zeros((9, 1, 1, 1), np.float32)
+        rest[[0, 4, 8]] = 1  # the others are black, and nothing that is given
+        pixels = np.where(rest > 0, tiny.clip(9), 0).astype(np.uint8)
+        pieces = (one, Piece(pixels, rest))
+        found = rewriting.describe(pieces, tiny.MODEL, chat.Endpoint(url, "eyes"))
     (_, headers, body), *_ = asked
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert body["model"] == "eyes"
     kinds = [part["type"] for part in body["messages"][1]["content"]]
     assert kinds == ["text"] + 4 * ["image_url"]
+    coded = (part["image_url"]["url"] for part in body["messages"][1]["content"][1:])
+    shown = [Image.open(io.BytesIO(base64.b64decode(each.partition(",")[2]))) for each in coded]
+    means = [np.asarray(each).mean() for each in shown]
+    wanted = [frame.mean() for frame in (one.pixels[0], *pixels[[0, 4, 8]])]
+    np.testing.assert_allclose(means, wanted, atol=3)
     assert (found.prompt, found.of, found.by) == (
         "a red ball",
         "",
         f"eyes at {chat.Endpoint(url).host}",
     )
     with pytest.raises(RequestError, match="cannot be reached: say it with --prompt"):
-        rewriting.describe(tiny.clip(9), tiny.MODEL, chat.Endpoint("http://127.0.0.1:9/v1"))
+        rewriting.describe(
+            (Piece(tiny.clip(9)),), tiny.MODEL, chat.Endpoint("http://127.0.0.1:9/v1")
+        )
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/v1", "http://", "http://a:x/v1"])

@@ -385,7 +385,9 @@ def test_like_makes_a_file_of_a_batch_again_byte_for_byte(suffix, bundle, here, 
     assert old["steps"] == tiny.MODEL.sampler.steps
 
 
-def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(bundle, here, capsys):
+def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(
+    bundle, inputs, here, capsys
+):
     settings = ["--model", bundle, "--steps", 2, "--frames", 5]
     arguments = ["--upsample", "--prompt", "a red circle", *settings, "--out", "a.mp4"]
     code, _, err = run(capsys, *arguments)
@@ -407,6 +409,15 @@ def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(bundle, 
         code, _, err = run(capsys, *wrong, *settings)
         assert code == 2
         assert message in err[0]
+    five, larger = inputs / "five.mp4", ["--size", "48x48", "--model", bundle]
+    for given, wrong, message in (
+        (five, ["--caption", "http://127.0.0.1:9/v1"], "did not describe what is given"),
+        (five, ["--prompt", " ", "--upsample"], "does not say what it shows"),
+        ("a.mp4", ["--upsample"], "There is no prompt to rewrite"),
+    ):
+        code, _, err = run(capsys, "upscale", given, *larger, *wrong)
+        assert code == 2
+        assert message in err[-1]
 
 
 def test_a_file_names_what_it_was_made_from_without_its_place(bundle, here, capsys, monkeypatch):

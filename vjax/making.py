@@ -79,7 +79,10 @@ def prepare(order: Order) -> Work:
     if name is None:
         name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
-    given = order.requests[0].timeline()
+    first: Any = order.requests[0]  # every verb has a prompt
+    if order.caption is not None:
+        first = dataclasses.replace(first, prompt=rewriting.UNSAID)
+    given = first.timeline()
     order, given = _rewritten(order, given, name)
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
@@ -169,22 +172,24 @@ def _rewritten(order: Order, given: Timeline, name: str) -> tuple[Order, Timelin
     url = order.caption or order.upsample
     if url is None:
         return order, given
+    requests: list[Any] = list(order.requests)  # every verb has a prompt
     model = weights.read_config(name)
     endpoint = None
     if url != rewriting.TEMPLATE:
         seconds = chat.SECONDS if order.upsample_seconds is None else order.upsample_seconds
         endpoint = chat.Endpoint(url, order.upsample_model, seconds)
     # What cannot be made is said before anybody is asked.
-    planning.plan(dataclasses.replace(given, prompt=given.prompt or "anything"), model)
+    planning.plan(dataclasses.replace(given, prompt=given.prompt or rewriting.UNSAID), model)
     if order.caption is None:
-        found = [rewriting.rewrite(each.prompt, model, endpoint) for each in order.requests]
+        if not all(each.prompt.strip() for each in requests):
+            raise RequestError("There is no prompt to rewrite: say what it shows with --prompt.")
+        found = [rewriting.rewrite(each.prompt, model, endpoint) for each in requests]
     elif endpoint is None:
         raise RequestError("What is given is described by a chat endpoint: --caption URL.")
     elif not given.pieces:
         raise RequestError("Nothing is given that could be described: say it with --prompt.")
     else:
-        found = [rewriting.describe(given.pieces[0].pixels, model, endpoint)]
-    requests: list[Any] = list(order.requests)  # every verb has a prompt
+        found = [rewriting.describe(given.pieces, model, endpoint)]
     for place, each in enumerate(found):
         requests[place] = dataclasses.replace(requests[place], prompt=each.prompt)
     given = dataclasses.replace(given, prompt=requests[0].told)

@@ -7,6 +7,7 @@ stays as it is, and that is shown and stored too.
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from jaxtyping import UInt8
 
 from vjax import chat
 from vjax.config import ModelConfig
-from vjax.timeline import RequestError
+from vjax.timeline import Piece, RequestError
 
 TEMPLATE = "template"
+UNSAID = "anything"  # in place of a prompt that is to be written
 PICTURES, SIDE = 4, 512  # frames that are shown to a captioner, and their longest side
 _UPSAMPLE = """\
 You rewrite prompts for a video generator. Keep every fact of the prompt and its language, and what
@@ -91,14 +93,19 @@ def rewrite(prompt: str, model: ModelConfig, endpoint: chat.Endpoint | None = No
     return Rewritten(answer, prompt, f"{name} at {endpoint.host}")
 
 
-def describe(
-    frames: UInt8[np.ndarray, "T H W 3"], model: ModelConfig, endpoint: chat.Endpoint
-) -> Rewritten:
-    """A prompt that says what frames show.
+def describe(pieces: Sequence[Piece], model: ModelConfig, endpoint: chat.Endpoint) -> Rewritten:
+    """A prompt that says what given frames show: of all that are known, a few from first to last.
 
     Raises:
         RequestError: there is no answer, or the client is not installed.
     """
+    known = [piece.strength.any(axis=(1, 2, 3)) for piece in pieces]
+    anyway = not any(each.any() for each in known)  # all of them are made anew
+    frames = [
+        frame
+        for piece, each in zip(pieces, known, strict=True)
+        for frame in piece.pixels[each | anyway]
+    ]
     shown = np.unique(np.linspace(0, len(frames) - 1, PICTURES).round().astype(int))
     pictures = [_jpeg(frames[i]) for i in shown]
     try:
