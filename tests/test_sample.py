@@ -404,6 +404,7 @@ def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(
     for wrong, message in (
         (["--caption", "http://127.0.0.1:9"], "Nothing is given that could be described"),
         (["--upsample", "http://", *arguments[1:3]], "A chat endpoint is a URL"),
+        ([*arguments[:3], "--upsample-model", "m"], "--upsample-model is for --upsample URL"),
         (["--caption", "http://127.0.0.1:9", *arguments[1:3]], "leave --prompt and --upsample out"),
     ):
         code, _, err = run(capsys, *wrong, *settings)

@@ -68,6 +68,37 @@ def test_a_loop_hears_its_start_after_its_end():
     np.testing.assert_array_equal(np.exp(straight.bias(loop.lines, [(8, 12)], 3, 1)), [[0, 0, 1]])
 
 
+def test_a_softened_span_of_a_loop_fades_over_its_seam():
+    loop = Script("a", (Line("b", 0, 4, soften=3), Line("c", 12, 16, soften=3)), 16, loop=True)
+    found = [shares(loop.bias(loop.lines, [(n, n + 1)], 3, 1), 1)[0, 1:] for n in range(16)]
+    b, c = np.transpose(found)
+    assert (b[13:] > 0).all()
+    assert (c[:3] > 0).all()
+    np.testing.assert_allclose(b, np.roll(c, 4), atol=1e-6)
+    np.testing.assert_allclose(b[[15, 14, 13, 12]], b[[4, 5, 6, 7]], atol=1e-6)
+    assert loop.within([(13, 14)]) == loop.lines
+    assert dataclasses.replace(loop, loop=False).within([(13, 14)]) == loop.lines[1:]
+
+
+def test_the_shots_of_a_span_share_its_time():
+    told = (Span("red. Cut to: blue", 0, 1, name="Card 1"), Span("circle", 1, cut=True))
+    timeline = Timeline("", spans=told, frames=16)
+    script = planning.plan(timeline, MODEL).script
+    assert [line[:3] for line in script.lines] == [
+        ("red.", 0, 4),
+        ("blue", 4, 8),
+        ("circle", 8, 16),
+    ]
+    assert script.cuts == (4, 8)
+    assert script.notes == (
+        "Card 1 has 2 shots, with a cut to each: 0 to 0.5 s: 'red.'; 0.5 to 1 s: 'blue'.",
+    )
+    said = dataclasses.replace(timeline, prompt="red. Cut to: blue", spans=told[1:])
+    assert "its shots are not cut" in planning.plan(said, MODEL).notes[0]
+    with pytest.raises(RequestError, match="Card 1 has 2 shots, but 1 frames are to be made"):
+        planning.plan(dataclasses.replace(timeline, fps=1.0, frames=3), MODEL)
+
+
 @pytest.mark.parametrize(
     ("timeline", "message"),
     [

@@ -266,6 +266,45 @@ def test_a_film_that_cannot_be_cut_is_refused(film, message):
         vjax.recut([tiny.clip(8)], "a", film=film)
 
 
+def test_a_rate_that_is_given_is_checked_and_parts_frames_from_their_sound(tmp_path):
+    tone = video.Sound(np.full((4000, 1), 9000, np.int16), 4000)
+    video.write(tmp_path / "a.mkv", tiny.clip(8), 8, sound=tone)
+    clip = tmp_path / "a.mkv"
+    given = {
+        "extend": {"video": clip},
+        "infill": {"video": clip, "keep": [(0, 3)]},
+        "inpaint": {"video": clip, "mask": np.ones((32, 32))},
+        "remix": {"video": clip},
+        "recut": {"videos": [clip], "film": [(0, 3)]},
+        "blend": {"first": clip, "second": clip, "curve": "ease"},
+        "loop": {"video": clip},
+        "interpolate": {"video": clip, "fps": 16.0},
+        "upscale": {"video": clip, "size": (64, 64)},
+    }
+    assert given.keys() == {
+        verb for verb in verbs.VERBS if "fps_in" in verbs.options(verbs.request_type(verb))
+    }
+    for verb, values in given.items():
+        for rate in (0, -1, 1e-9, 5000):
+            with pytest.raises(RequestError, match=r"cannot have a rate of .*: it is from 0.01"):
+                verbs.from_json({"verb": verb, "prompt": "a", "fps_in": rate, **values}).timeline()
+    (piece,) = vjax.extend(clip, "a", fps_in=4).pieces
+    assert piece.sound is None
+    assert "its sound, which does not fit that, is left out" in piece.notes[0]
+    assert vjax.extend(clip, "a", fps_in=8).pieces[0].sound is not None
+    with pytest.raises(RequestError, match="none is given"):
+        vjax.loop("a", fps_in=8)
+
+
+def test_a_video_in_place_of_a_picture_is_one_frame_and_says_so(tmp_path):
+    video.write(tmp_path / "a.mkv", tiny.clip(8), 8)
+    for given, note in ((tmp_path / "a.mkv", "of which only the first"), (tiny.clip(8), "Of 8 fr")):
+        (piece,) = vjax.animate(given, "a").pieces
+        assert len(piece.pixels) == 1
+        assert note in piece.notes[0]
+    assert not vjax.animate(tiny.clip(1), "a").pieces[0].notes
+
+
 def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):
     video.write(tmp_path / "a.mp4", np.zeros((3, 720, 2560, 3), np.uint8), 8)
     (piece,) = vjax.extend(tmp_path / "a.mp4", "a").pieces

@@ -53,6 +53,15 @@ def test_sound_ends_with_the_frames(tmp_path):
     assert loudness(back, 0.6) == 0
 
 
+@pytest.mark.parametrize("rate", [100, 800, 4000, 192_000])
+def test_sound_of_any_rate_that_is_written_is_read(tmp_path, rate):
+    sound = tone(2.0, rate, 1)
+    video.write(tmp_path / "a.mkv", ramp(20), 10, sound=sound)
+    back = video.read(tmp_path / "a.mkv")
+    assert not back.notes
+    np.testing.assert_array_equal(back.sound.samples, sound.samples)
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a"])
 def test_what_has_no_sound_says_so(tmp_path, name):
     notes = video.write(tmp_path / name, ramp(1), 10, sound=tone(0.1))

@@ -256,6 +256,10 @@ def parse(arguments: list[str]) -> Order:
             values.pop("prompt", None)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
         settings = {**again, "recipe": recipe, **settings}
+    asked = settings.get("caption") or settings.get("upsample")
+    for name in ("upsample_model", "upsample_seconds"):
+        if name in settings and asked in (None, "template"):
+            raise RequestError(f"{_dashed(name)} is for --upsample URL or --caption URL.")
     if "caption" in settings:
         if "prompt" in values or "upsample" in settings:
             raise RequestError("--caption writes the prompt: leave --prompt and --upsample out.")

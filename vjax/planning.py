@@ -192,16 +192,16 @@ def _planned(
 
 def _warnings(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:
     found, known = [], set(model.vocabulary)
-    texts = {"prompt": timeline.prompt}
-    texts |= {span.name or f"text {span.text[:40]!r}": span.text for span in timeline.spans}
+    texts = {"The prompt": timeline.prompt}
+    texts |= {span.name or f"The text {span.text[:40]!r}": span.text for span in timeline.spans}
     words = set().union(*map(words_of, texts.values()))
     if known and words - known:
         unknown = shorten(", ".join(sorted(words - known)), 200)
         found.append(f"{model.name} was trained on a small world and cannot know: {unknown}.")
-    for name, text in (texts | {"negative prompt": timeline.negative}).items():
+    for name, text in (texts | {"The negative prompt": timeline.negative}).items():
         if tokenizer is not None and (lost := tokenizer.lost(text)):
             found.append(
-                f"The {name} is longer than the {model.text.max_length} tokens that {model.name} "
+                f"{name} is longer than the {model.text.max_length} tokens that {model.name} "
                 f"reads; its end is left out: {shorten(lost, 80)}"
             )
     return found

@@ -82,8 +82,7 @@ class Script:
     def within(self, spans: Sequence[Frames]) -> tuple[Line, ...]:
         """The lines that are heard in any of these frames."""
         frames = np.concatenate([np.arange(*span) for span in spans if span[1] > 0])
-        inside = self._frames(frames)
-        return tuple(line for line in self.lines if line.shares(inside).any())
+        return tuple(line for line in self.lines if self._shares(line, frames).any())
 
     def bias(
         self, lines: Sequence[Line], spans: Sequence[Frames], texts: int, tokens: int
@@ -101,16 +100,23 @@ class Script:
         for row, (start, stop) in enumerate(spans):
             frames = np.arange(start, stop)
             if stop > 0:
-                heard = [line.shares(self._frames(frames)).mean() for line in lines]
+                heard = [self._shares(line, frames).mean() for line in lines]
                 shares[row, 1 : 1 + len(lines)] = heard
         said = np.minimum(shares.sum(axis=1), 1)
         shares[:, 0] = 1 if self.prompt.strip() else 1 - said
         with np.errstate(divide="ignore"):
             return np.repeat(np.log(shares), tokens, axis=1).astype(np.float32)
 
-    def _frames(self, frames: np.ndarray) -> np.ndarray:
-        """Frames beyond the end as the last one, or in a loop as those from the start on."""
-        return frames % self.frames if self.loop else np.clip(frames, 0, self.frames - 1)
+    def _shares(self, line: Line, frames: np.ndarray) -> np.ndarray:
+        """How much of a line is heard in each of these frames.
+
+        Those beyond the end hear what the last one does. In a loop they are those from the start
+        on, and what is softened fades beyond both of its ends into the other.
+        """
+        if not self.loop:
+            return line.shares(np.clip(frames, 0, self.frames - 1))
+        turns = (-self.frames, 0, self.frames)
+        return np.max([line.shares(frames % self.frames + turn) for turn in turns], axis=0)
 
 
 def around(frames: Sequence[float]) -> list[Frames]:
@@ -143,7 +149,14 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
     if not timeline.spans and len(texts := shots(timeline.prompt)) > 1 and not canvas.known.all():
         return _in_shots(texts, canvas)
     frames, fps = canvas.shown, canvas.fps
-    lines = sorted((_line(span, frames, fps) for span in timeline.spans), key=lambda x: x.start)
+    notes: list[str] = []
+    lines = [line for span in timeline.spans for line in _lines(span, frames, fps, notes)]
+    lines.sort(key=lambda line: line.start)
+    if lines and len(shots(timeline.prompt)) > 1:
+        notes.append(
+            "The prompt speaks over all of it, beside other texts, so that its shots are not cut: "
+            "write each as a text of its own."
+        )
     if not timeline.prompt.strip():
         said = canvas.known[:frames].copy()
         for line in lines:
@@ -153,34 +166,58 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
                 f"Nothing says what is shown from {np.argmin(said) / fps:g} seconds on: give a "
                 "prompt for all of it, or a text that speaks there."
             )
-    return Script(timeline.prompt, tuple(lines), frames, canvas.loop)
+    return Script(timeline.prompt, tuple(lines), frames, canvas.loop, tuple(notes))
 
 
 def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:
     """Shots of equal length over what is made. What is given goes with the shot beside it."""
-    frames, count = canvas.shown, len(texts)
+    frames = canvas.shown
     made = np.flatnonzero(~canvas.known[:frames])
-    first, length = int(made[0]), int(made[-1] - made[0]) + 1
+    first, last = int(made[0]), int(made[-1]) + 1
+    lines, note = _parted(texts, (first, last), (0, frames), canvas.fps, "The prompt")
+    return Script("", tuple(lines), frames, canvas.loop, (note,))
+
+
+def _parted(
+    texts: Sequence[str], made: Frames, heard: Frames, fps: float, called: str
+) -> tuple[list[Line], str]:
+    """Texts that share the frames to make equally and are heard in others around them; a note."""
+    first, count, length = made[0], len(texts), made[1] - made[0]
     if length < count:
         raise RequestError(
-            f"The prompt has {count} shots, but {length} frames are to be made: each shot needs "
-            "one at least."
+            f"{called} has {count} shots, but {length} frames are to be made: each shot needs one "
+            "at least."
         )
-    starts = [0, *(first - -number * length // count for number in range(1, count)), frames]
-    lines = tuple(
-        Line(text, start, stop, cut=start > 0)
-        for text, start, stop in zip(texts, starts, starts[1:], strict=False)
-    )
+    inner = (first - -number * length // count for number in range(1, count))
+    edges = [heard[0], *inner, heard[1]]
+    lines = [
+        Line(text, start, stop, cut=start > heard[0])
+        for text, start, stop in zip(texts, edges, edges[1:], strict=False)
+    ]
     said = [
-        f"{start / canvas.fps:.4g} to {stop / canvas.fps:.4g} s: {shorten(text, 60)!r}"
+        f"{start / fps:.4g} to {stop / fps:.4g} s: {shorten(text, 60)!r}"
         for text, start, stop, *_ in lines
     ]
-    note = f"The prompt has {count} shots, with a cut to each: {'; '.join(said)}."
-    return Script("", lines, frames, canvas.loop, (note,))
+    return lines, f"{called} has {count} shots, with a cut to each: {'; '.join(said)}."
+
+
+def _lines(span: Span, frames: int, fps: float, notes: list[str]) -> list[Line]:
+    """The line of a span, or where its text has shots those of them; notes these."""
+    line, texts = _line(span, frames, fps), shots(span.text)
+    if len(texts) < 2:
+        return [line]
+    over = (line.start, line.stop)
+    lines, note = _parted(texts, over, over, fps, _called(span))
+    notes.append(note)
+    return [lines[0]._replace(cut=line.cut), *lines[1:]]
+
+
+def _called(span: Span) -> str:
+    return span.name or f"The text {shorten(span.text, 40)!r}"
 
 
 def _line(span: Span, frames: int, fps: float) -> Line:
-    called = span.name or f"The text {shorten(span.text, 40)!r}"
+    called = _called(span)
     ends = f"the result ends at {frames / fps:g}: give it other times, or ask for a longer result."
     start, stop = round(span.start * fps), frames
     if start >= frames:

@@ -175,7 +175,8 @@ class Timeline:
     """A request for one video.
 
     Args:
-        prompt: what the video should show. Without spans, "… Cut to …" are several shots.
+        prompt: what the video should show. Without spans, "… Cut to …" are several shots, as they
+            are in the text of a span.
         negative: what it should not show.
         film: what is given and what is to be made, in the order in which it is shown. What lies
             before a piece that begins at a time of its own is made too.

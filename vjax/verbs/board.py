@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from vjax.timeline import RequestError
-from vjax.verbs.request import parse_size
+from vjax.verbs.request import parse_rate, parse_size
 
 LARGEST = 2**20  # bytes of a board
 SECONDS_EACH = 2.0  # of a card in a draft
@@ -74,7 +74,7 @@ class _Reader:
             "seconds": self.number,
             "frames": self.whole,
             "size": self.size,
-            "fps": self.number,
+            "fps": self.rate,
             "soften": self.number,
             "cards": self.cards,
         }
@@ -150,6 +150,15 @@ class _Reader:
             )
         return float(text)
 
+    def rate(self, node: Any) -> float:
+        text = self.scalar(node, "a frame rate is expected here").strip()
+        if not re.fullmatch(r"[\d.]+(/\d+)?", text, re.ASCII):
+            self.fail(_line(node), f"{text[:40]!r} is no frame rate, such as 24 or 30000/1001.")
+        try:
+            return parse_rate(text)
+        except RequestError as error:
+            self.fail(_line(node), str(error))
+
     def whole(self, node: Any) -> int:
         number = self.number(node)
         if number != int(number):
@@ -191,6 +200,8 @@ class _Reader:
             problem = getattr(error, "problem", None) or "it holds characters that YAML has not"
             if r"'\t'" in problem:
                 problem = "a tab where YAML takes only spaces: indent with spaces"
+            elif "another document" in problem:
+                problem = "a second document begins here, and a board is one"
             elif "mapping values are not allowed" in problem:
                 problem += ": put text that holds a colon in quotes"
             self.fail(line, f"{problem}.")

@@ -29,6 +29,8 @@ class Loop(Request):
     def check(self) -> None:
         if self.seconds is not None and self.frames is not None:
             raise RequestError("Give either frames or seconds, not both.")
+        if self.video is None and self.fps_in is not None:
+            raise RequestError("fps_in is the rate of a given video, and none is given.")
 
     def timeline(self) -> Timeline:
         if self.video is None:

@@ -27,8 +27,10 @@ def read(
         longest: files with longer sides are made smaller.
 
     Raises:
-        RequestError, MediaError: it holds no pictures.
+        RequestError, MediaError: it holds no pictures, or cannot have this rate.
     """
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise RequestError(f"What is given cannot have a rate of {fps:g}: it is from 0.01 to 1000.")
     if isinstance(source, str | os.PathLike):
         from vjax import video
 
@@ -41,10 +43,21 @@ def read(
             return small
 
         clip = video.read(source, size=bounded, frames=1 if first else None)
-        rate = clip.fps if fps is None else fps
-        return Piece(clip.frames, fps=rate, sound=clip.sound, notes=(*clip.notes, *notes))
+        rate, sound = clip.fps if fps is None else fps, clip.sound
+        if first and (clip.fps is not None or os.path.isdir(source)):
+            notes.append(f"{source} is a video, of which only the first frame is used.")
+        if sound is not None and clip.fps is not None and abs(rate / clip.fps - 1) > 1e-3:
+            notes.append(
+                f"{source} has {clip.fps:g} frames a second and is shown at {rate:g}: its sound, "
+                "which does not fit that, is left out."
+            )
+            sound = None
+        return Piece(clip.frames, fps=rate, sound=sound, notes=(*clip.notes, *notes))
     frames = as_frames(source)
-    return Piece(frames[:1] if first else frames, fps=fps)
+    if first and len(frames) > 1:
+        note = f"Of {len(frames)} frames, of which one is needed, the first is used."
+        return Piece(frames[:1], notes=(note,))
+    return Piece(frames, fps=fps)
 
 
 def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[str, ...]]:
@@ -82,7 +95,9 @@ def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[
             "them, or one for each."
         )
     if not white.any():
-        raise RequestError("No pixel of the mask is white, so nothing would change.")
+        raise RequestError(
+            "No pixel of the mask is white (128 of 255 or more), so nothing would change."
+        )
     note = f"The mask is white in {_percent(white)} of the picture: that changes, black is kept."
     return np.broadcast_to(white, (count, height, width)), (*found.notes, note)
 

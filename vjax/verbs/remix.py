@@ -17,8 +17,11 @@ LEAST = 1e-3  # is kept in any case: what is not known at all has no start to de
 
 
 def parse_strength(text: str) -> str | float:
-    """ "mild" or "0.7"."""
-    return text if text in STRENGTHS else float(text)
+    """ "mild" or "0.7"; what is neither stays as it is, and is refused with what there is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

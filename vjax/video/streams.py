@@ -334,7 +334,7 @@ def hear(path: pathlib.Path, begin: float, length: float) -> tuple[Sound | None,
     with opened(path) as container:
         stream = container.streams.audio[0]
         rate = stream.codec_context.sample_rate if stream.codec_context else 0
-        if not 8000 <= rate <= 192_000:
+        if not 0 < rate <= 192_000:
             return None, f"{path} has sound that cannot be read: it was left out."
         given = stream.codec_context.channels
         note = f"{path} has sound of {given} channels: it was mixed to two." if given > 2 else None
@@ -346,7 +346,7 @@ def hear(path: pathlib.Path, begin: float, length: float) -> tuple[Sound | None,
             if frame.pts is not None:
                 at = round((float(frame.pts * frame.time_base) - begin) * rate)
                 # Coarse clocks tremble: only what is a real gap becomes one.
-                if position is None or abs(at - position) > rate // 50:
+                if position is None or abs(at - position) > max(rate // 50, 1):
                     position = at
             for piece in resampler.resample(frame):
                 piece = piece.to_ndarray().reshape(-1, channels)
