@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import vjax
-from vjax import models, stages, weights
+from vjax import models, seams, stages, weights
 from vjax.models.dit import VideoDiT
 from vjax.pipeline import Pipeline
 from vjax.progress import Cancelled
@@ -286,13 +286,14 @@ def test_windows_carry_latents_exactly_and_the_decoder_never_restarts(name, monk
                 np.testing.assert_array_equal(kept, carried)
                 np.testing.assert_array_equal(condition.source[0][kept], place[kept])
             place[~carried] = result[0][~carried]
-        # What is shown is what the whole latents decode to at once.
+        # What is shown is what the whole latents decode to at once, led to what is given.
         whole = np.asarray(small.decode(latents[None]))[0]
         whole = np.round(127.5 * (np.clip(whole, -1, 1) + 1)).astype(np.uint8)
         shown = whole[segment.first - segment.start : segment.stop - segment.start]
+        (shown,) = seams.joined([shown[None]], [plan.canvas], segment.first, plan.cuts)
         unknown = ~known[segment.first : segment.stop]
         found = video[segment.first : segment.stop]
-        np.testing.assert_array_equal(found[unknown], shown[unknown])
+        np.testing.assert_array_equal(found[unknown], shown[0][unknown])
 
 
 def test_requests_of_several_windows_are_made_again_alike_and_take_no_noise():

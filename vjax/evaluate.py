@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from vjax import ending, pipeline, progress, runtime, weights
+from vjax import ending, pipeline, progress, runtime, seams, weights
 from vjax.config import ConfigError
 from vjax.evaluation import films, judge, trials, verbs, words
 from vjax.evaluation.report import label, tables, write_sheet
@@ -151,7 +151,9 @@ def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.n
         return results.clip(task.name, trial)
     if kind == "still picture":
         return trial.frozen()
-    return trial.restored(_round_trip(pipe, trial.truth))
+    video, asked = _round_trip(pipe, trial.truth), pipe.plan(trial.timeline)
+    (led,) = seams.joined([video[None]], [asked.canvas], 0, asked.cuts)
+    return trial.restored(led[0])
 
 
 def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:

@@ -39,6 +39,7 @@ class Plan:
     timeline: Timeline
     canvas: Canvas
     segments: tuple[Segment, ...]
+    cuts: tuple[int, ...]  # frames that do not see those before them, nor those these
     context: int  # latents that windows overlap by, at least
     references: tuple[Clip, ...]  # what every window sees beside its anchors
     tiles: Tiles | None  # None: the model makes whole pictures at once
@@ -175,11 +176,12 @@ def _planned(
             "overlap.",
         )
     timed, references = guiding(canvas, ratio)
-    cuts = sorted({*canvas.cuts, *script.cuts})
+    cuts = tuple(sorted({*canvas.cuts, *script.cuts}))
     return Plan(
         timeline,
         canvas,
         segments_of(canvas, cuts, timed, ratio, longest, context),
+        cuts,
         context,
         tuple(references),
         tiles,

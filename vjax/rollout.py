@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vjax import conditioning, sampler, spans
+from vjax import conditioning, sampler, seams, spans
 from vjax.anchors import Clip
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
@@ -36,7 +36,7 @@ class Rollout(Stages):
                 plans, segment, texts, seeds, method, watched, window, begin, noise
             )
             done = segment.first
-            for chunk in made:
+            for chunk in seams.joined(made, canvases, done, plans[0].cuts):
                 kept = [canvas.cut(done, done + chunk.shape[1]) for canvas in canvases]
                 for frames, (given, strength) in zip(chunk, kept, strict=True):
                     np.copyto(frames, given, where=strength >= 1)
