@@ -12,7 +12,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from vjax import ending, evaluate, weights, world
+from vjax import ending, evaluate, planning, weights, world
 from vjax.config import ModelConfig, SamplerConfig, VAEConfig
 from vjax.evaluation import judge as judging
 from vjax.evaluation import results, trials, words
@@ -131,6 +131,9 @@ class Truthful:
     def check(self, timeline):
         if timeline.size == (128, 80):
             raise RequestError("It cannot make 128x80.")
+
+    def plan(self, timeline):
+        return planning.plan(timeline, self.config)
 
     def sample_batch(self, timelines, seeds, *, start, on_step):
         if len(self.made) >= self.stop_after:

@@ -151,9 +151,11 @@ def _answer(pipe, task: Task, trial: Trial, kind: str, results: Results) -> np.n
         return results.clip(task.name, trial)
     if kind == "still picture":
         return trial.frozen()
-    video, asked = _round_trip(pipe, trial.truth), pipe.plan(trial.timeline)
-    (led,) = seams.joined([video[None]], [asked.canvas], 0, asked.cuts)
-    return trial.restored(led[0])
+    video = _round_trip(pipe, trial.truth)
+    if trial.given.any():
+        asked = pipe.plan(trial.timeline)
+        ((video,),) = seams.joined([video[None]], [asked.canvas], 0, asked.cuts)
+    return trial.restored(video)
 
 
 def score(pipe, tasks: list[Task], results: Results, console: Console) -> dict[str, dict]:
