@@ -27,9 +27,9 @@ def plan(frames, fps, fps_in, prompt="a", **options) -> planning.Plan:
 def shown(found: planning.Plan) -> list[int]:
     """The number of the given frame that each frame of a result shows; -1 where it is made."""
     pixels, strength = found.canvas.cut(0, found.frames)
-    assert set(np.unique(strength)) <= {0, 1}
-    numbers = clips.numbers(pixels)
-    return [n if kept else -1 for n, kept in zip(numbers, strength[:, 0, 0, 0], strict=True)]
+    kept = strength[:, 0, 0, 0] == 1
+    numbers = iter(clips.numbers(pixels[kept]))
+    return [next(numbers) if each else -1 for each in kept]
 
 
 # --- Frames --------------------------------------------------------------------------------------
@@ -94,6 +94,36 @@ def test_given_frames_come_back_at_their_times_over_several_windows():
     np.testing.assert_array_equal(made[::5], frames[::4])
     for frame in np.delete(made, np.s_[::5], axis=0):
         assert frame.std() > 1
+
+
+# --- Mixes ---------------------------------------------------------------------------------------
+
+
+def test_what_is_made_departs_from_mixes_of_the_frames_beside_it():
+    frames = tiny.clip(4)
+    found = plan(frames, 12, 8, strength=0.25)  # frames 0 and 2 of them are 0 and 3 of the result
+    pixels, strength = found.canvas.cut(0, found.frames)
+    np.testing.assert_array_equal(strength[:, 0, 0, 0], [1, 0.75, 0.75, 1, 0.75, 0.75])
+    at = frames.astype(np.float64)
+    for j, mixed in {1: (at[0] + 2 * at[1]) / 3, 2: (2 * at[1] + at[2]) / 3, 5: at[3]}.items():
+        assert np.abs(pixels[j] - mixed).max() <= 0.51
+    assert found.timeline.guidance == 1
+    assert plan(frames, 12, 8, negative="red").timeline.guidance is None
+    assert "made from mixes of those beside them, with a strength of 0.25" in found.notes[0]
+    mixed = plan(frames, 12, 8, prompt="", strength=0)
+    assert mixed.segments == ()
+    made = Pipeline(tiny.bundle(MODEL))(mixed)
+    np.testing.assert_array_equal(made, pixels)
+    anew = plan(frames, 12, 8, strength=1)
+    np.testing.assert_array_equal(anew.canvas.cut(0, 6)[1].ravel(), [1, 0, 0, 1, 0, 0])
+    assert not anew.canvas.departs
+    assert anew.timeline.guidance is None
+
+
+def test_the_longer_it_is_from_frame_to_frame_the_less_is_left_of_mixes():
+    for rate, kept in ((16, 0.9), (8, 0.8), (4, 0.6), (2, 0.2), (1, 0)):
+        strength = plan(tiny.clip(3), 16 * rate // min(rate, 4), rate).canvas.cut(1, 2)[1]
+        assert strength.item() == pytest.approx(kept)
 
 
 # --- Rates ---------------------------------------------------------------------------------------
@@ -164,4 +194,6 @@ def test_what_cannot_be_made_is_refused(values, message):
         vjax.interpolate(tiny.clip(30), "a", **({"fps_in": 8} | values))
     with pytest.raises(RequestError, match="no frame rate of its own"):
         vjax.interpolate(tiny.clip(30), "a", fps=16)
+    with pytest.raises(RequestError, match=r"strength of .* cannot be"):
+        vjax.interpolate(tiny.clip(30), "a", fps=16, fps_in=8, strength=1.5)
     assert from_json({"verb": "interpolate", "video": "p", "fps": 16}).prompt == ""

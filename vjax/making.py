@@ -256,7 +256,8 @@ def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig |
     )
     windows = [window for segment in plan.segments for window in segment.windows]
     latents = max((window.stop - window.start for window in windows), default=0)
-    guided = order.sampling.get("guidance", config.sampler.guidance) != 1
+    preferred = config.sampler.guidance if given.guidance is None else given.guidance
+    guided = order.sampling.get("guidance", preferred) != 1
     devices = jax.devices()
     alone = latents * patches * (2 if guided else 1) < len(devices) * meshes.TOKENS_EACH
     if alone and jax.process_count() == 1:  # of several processes all take part

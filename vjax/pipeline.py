@@ -221,10 +221,11 @@ class Pipeline(Rollout):
             last = "" if variations == 1 else f", and the last of {variations} variations has one"
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
         asked = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
+        preferred, said = self.config.sampler, plan.timeline
+        if said.guidance is not None:
+            preferred = dataclasses.replace(preferred, guidance=said.guidance)
         try:
-            method = methods.choose(
-                plan.canvas, self.config.sampler, asked, bool(plan.timeline.source_prompt)
-            )
+            method = methods.choose(plan.canvas, preferred, asked, bool(said.source_prompt))
             method = dataclasses.replace(method, tiles=plan.tiles)
             if self.mesh is not None and not self.in_place:
                 meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))

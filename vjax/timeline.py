@@ -192,6 +192,7 @@ class Timeline:
             be empty.
         source_prompt: what the given frames show. What is known of them to a degree then moves to
             what the prompt says; empty: it is departed from with noise.
+        guidance: how closely to follow the prompt; None: as the model prefers.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
         tiled: it may be larger than what the model makes at once, in tiles that overlap.
         cut_within: where less than so many seconds are to be made between two pieces, there is a
@@ -212,6 +213,7 @@ class Timeline:
     anchors: tuple[Anchor, ...] = ()
     spans: tuple[Span, ...] = ()
     source_prompt: str = ""
+    guidance: float | None = None
     sound: Any = None
     cut_within: float = 0.0
     tiled: bool = False

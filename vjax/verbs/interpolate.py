@@ -4,8 +4,10 @@ The rule, in exact fractions. Of n frames at rate f, frame k is shown at the tim
 result has round(n F/f) frames (a half rounds up), so that it lasts as long, and its frame j is
 shown at j/F. Where k F/f is a whole number j, frame k is on both grids: it is frame j of the
 result, as it is. Every other given frame guides, as an anchor at its own time, and what is left is
-made. At a lower rate nothing is made: frame j is the given one that is nearest to its time (of two
-as near, the later), and the others are dropped.
+made, from a mix of the two given frames beside it, each by how near it is. A mix is right where
+little moves in between and shows things twice where much does, so it is departed from the further,
+the longer it is from one given frame to the next. At a lower rate nothing is made: frame j is the
+given one that is nearest to its time (of two as near, the later), and the others are dropped.
 """
 
 import dataclasses
@@ -15,10 +17,15 @@ from fractions import Fraction
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from vjax.timeline import Anchor, RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
+
+# The time from which mixes are made again, for each second between given frames: .2 where these
+# have 8 frames a second, and all anew from .6 seconds on.
+DEPARTS = 1.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,9 +37,22 @@ class Interpolate(Request):
     video: Annotated[Media, Option("the video to make smoother", "VIDEO", positional=True)]
     prompt: SourcePrompt = ""
     _: dataclasses.KW_ONLY
+    strength: Annotated[
+        float | None,
+        Option(
+            "how far to depart from mixes of the frames beside: 0 (mixes alone) to 1 (all anew); "
+            "default: further, the longer it is from frame to frame",
+            "S",
+        ),
+    ] = None
     fps_in: FpsIn = None
 
     def check(self) -> None:
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise RequestError(
+                f"A strength of {self.strength:g} cannot be: choose a number from 0 (frames beside "
+                "are mixed) to 1 (all is made anew)."
+            )
         if self.fps is None:
             raise RequestError("Say how many frames a second to make, such as 60 or 30000/1001.")
 
@@ -51,15 +71,19 @@ class Interpolate(Request):
         own, wanted = exact_rate(given.fps), exact_rate(self.fps)
         frames, kept, between = grids(count, own, wanted)
         check_length(frames, self.fps)
+        depart = min(float(DEPARTS / own), 1.0) if self.strength is None else self.strength
         prompt, note = self.prompt, ""
-        if len(kept) < frames:  # else nothing has to be said
+        if len(kept) < frames and depart:  # else nothing has to be said
             prompt, note = media.prompt_of(self.video, self.prompt)
         pixels = np.zeros((frames, *given.pixels.shape[1:]), np.uint8)
-        strength = np.zeros((frames, 1, 1, 1), np.float32)
-        places = list(kept)
-        pixels[places] = given.pixels[list(kept.values())]
-        strength[places] = 1
-        notes = [_said(count, frames, len(kept), len(between), given.fps), *filter(None, [note])]
+        strength = np.full((frames, 1, 1, 1), 1 - depart, np.float32)
+        for j in range(frames):
+            if j in kept:
+                pixels[j], strength[j] = given.pixels[kept[j]], 1
+            elif depart < 1:
+                pixels[j] = _mixed(given.pixels, j * own / wanted)
+        said = _said(count, frames, len(kept), len(between), given.fps, depart)
+        notes = [said, *filter(None, [note])]
         piece = dataclasses.replace(
             given,
             pixels=pixels,
@@ -69,8 +93,10 @@ class Interpolate(Request):
             notes=(*given.notes, *notes),
         )
         anchors = tuple(Anchor(given.pixels[k], at=float(k / own)) for k in between)
-        said = dataclasses.replace(self, prompt=prompt)
-        return said.with_film((piece,), anchors=anchors, sound=given.sound)
+        # What is given says more than words do.
+        guidance = None if depart == 1 or self.negative else 1.0
+        request = dataclasses.replace(self, prompt=prompt)
+        return request.with_film((piece,), anchors=anchors, sound=given.sound, guidance=guidance)
 
 
 def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, int], Sequence[int]]:
@@ -89,13 +115,23 @@ def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, i
     return frames, kept, [k for k, time in times if time.denominator > 1]
 
 
-def _said(count: int, frames: int, kept: int, between: int, fps: float) -> str:
+def _mixed(frames: UInt8[np.ndarray, "T H W 3"], at: Fraction) -> Float[np.ndarray, "H W 3"]:
+    """What is shown at a time, counted in frames: both frames beside it, as near as each is."""
+    before = math.floor(at)
+    after, share = min(before + 1, len(frames) - 1), np.float32(at - before)
+    return np.rint((1 - share) * frames[before] + share * frames[after])
+
+
+def _said(count: int, frames: int, kept: int, between: int, fps: float, depart: float) -> str:
     if kept == frames == count:
         return f"The video has {fps:g} frames a second already: nothing is made."
     if kept == frames:
         return f"The rate is lower: {count - kept} of {count} frames are left out, none is made."
     guides = f"; {between} lie between frames of the result and guide it" if between else ""
-    return f"{kept} of the {count} given frames are kept{guides}. {frames - kept} are made."
+    made = "are mixes of those beside them" if not depart else "are made"
+    if 0 < depart < 1:
+        made += f" from mixes of those beside them, with a strength of {depart:.2g}"
+    return f"{kept} of the {count} given frames are kept{guides}. {frames - kept} {made}."
 
 
 def interpolate(video: Media, prompt: str = "", **options) -> Timeline:
@@ -106,7 +142,8 @@ def interpolate(video: Media, prompt: str = "", **options) -> Timeline:
 
     Args:
         prompt: what it shows; empty: what the file says it was made from.
-        options: `fps`, the rate of the result; `fps_in`, that of an array; `negative` and `size` as
-            in `text`.
+        options: `fps`, the rate of the result; `strength`, from 0 (mixes of the frames beside) to 1
+            (all between is made anew), by default the more, the longer it is from frame to frame;
+            `fps_in`, the rate of an array; `negative` and `size` as in `text`.
     """
     return Interpolate.of(video, prompt, **options).timeline()
