@@ -22,7 +22,7 @@ from einops import rearrange, reduce
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vjax
-from vjax import bench, models, validation, weights
+from vjax import bench, conditioning, models, validation, weights
 from vjax import config as configs
 from vjax import train as trainer
 from vjax import video as media
@@ -170,6 +170,7 @@ BUCKETS = {
     "anchors": Bucket(frames=17, height=32, width=32, batch=32, anchors=3),
     "lead": Bucket(frames=13, height=32, width=32, batch=32, lead=2),
     "boxes": Bucket(frames=9, height=32, width=48, batch=64, boxes=True),
+    "references": Bucket(frames=5, height=32, width=48, batch=32, references=2),
     "one cell": Bucket(frames=5, height=16, width=16, batch=32, boxes=True),
 }
 
@@ -254,6 +255,29 @@ def test_anchors_are_frames_or_the_end_of_the_clip_at_their_own_times(monkeypatc
             frame = video[clip : clip + 1, int(4 * position) : int(4 * position) + 1]
             np.testing.assert_allclose(anchor, np.asarray(encode(frame)[0])[0, 0], atol=1e-5)
     assert 8 < ends < 30
+
+
+def test_references_are_frames_of_the_clip_in_another_place_and_lie_where_sampling_has_them(
+    monkeypatch,
+):
+    bucket = BUCKETS["references"]
+    value, video, seen = watch(monkeypatch, bucket)
+    frames, places = np.asarray(video)[0], list(np.ndindex(32, 48))
+    moved = np.stack([np.roll(frames, place, axis=(1, 2)) for place in places])
+    candidates = np.asarray(encode(rearrange(moved, "p t h w c -> (p t) 1 h w c"))[0])
+    for look in np.asarray(seen.anchors)[0]:
+        off = np.abs(candidates[:, 0] - look).max(axis=(1, 2, 3))
+        assert off.min() < 1e-5
+        assert off.argmin() >= len(frames)  # the first are where they were
+    positions = conditioning.reference_positions(2)
+    assert (np.asarray(seen.anchor_positions) == positions).all()
+    later = dataclasses.replace(bucket, frames=13, lead=2)
+    seen = watch(monkeypatch, later)[2]
+    assert (np.asarray(seen.anchor_positions) == 2 + positions).all()
+    # What else a batch is does not change with them.
+    plain, _, without = watch(monkeypatch, dataclasses.replace(bucket, references=0))
+    assert plain == value
+    assert without.anchors.shape[1] == 0
 
 
 def test_noise_levels_and_mixture_stay_float32_where_networks_compute_in_bfloat16(monkeypatch):

@@ -88,10 +88,11 @@ class DiTTask(Task):
 
         It differs per sample: nothing, the first frame or a prefix; in buckets with anchors also
         single frames or a suffix; in buckets with boxes what lies outside a region of space; in
-        buckets that lead, clips begin before the window, which then starts with a latent of several
-        frames; in buckets with spans each clip goes on as the one before it in the batch, and each
-        half hears its own caption. Known frames are encoded on their own, so that nothing leaks
-        through the VAE.
+        buckets with references pictures of what the clip shows, in other places; in buckets that
+        lead, clips begin before the window, which then starts with a latent of several frames; in
+        buckets with spans each clip goes on as the one before it in the batch, and each half hears
+        its own caption. Known frames are encoded on their own, so that nothing leaks through the
+        VAE.
         """
         model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
         prefix_key, anchor_key, box_key, noise_key = jax.random.split(key, 4)
@@ -133,6 +134,12 @@ class DiTTask(Task):
             anchors, anchor_positions = _anchors(
                 anchor_key, encode, model.vae.temporal_ratio, video, bucket.anchors
             )
+        if bucket.references:
+            looks = _references(jax.random.fold_in(anchor_key, 1), encode, video, bucket.references)
+            nowhere = bucket.lead + conditioning.reference_positions(bucket.references)
+            nowhere = repeat(jnp.asarray(nowhere), "a -> b a", b=count)
+            anchors = jnp.concatenate([anchors, looks], axis=1)
+            anchor_positions = jnp.concatenate([anchor_positions, nowhere], axis=1)
         if bucket.boxes:
             box = _boxes(box_key, self.config, count, height, width)[:, None]
             ratio = model.vae.spatial_ratio
@@ -175,7 +182,8 @@ class DiTTask(Task):
         """How many the DiT sees of each clip."""
         model = self.config.model
         ratio, (_, ph, pw) = model.vae.spatial_ratio, model.dit.patch
-        frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio + bucket.anchors
+        frames = 1 + (bucket.frames - 1) // model.vae.temporal_ratio
+        frames += bucket.anchors + bucket.references
         height, width = bucket.size
         return frames * (height // ratio // ph) * (width // ratio // pw)
 
@@ -250,6 +258,24 @@ def _anchors(key, encode, ratio: int, video: Array, anchors: int) -> tuple[Array
         jnp.where(is_end[:, None, None, None, None], end, single),
         jnp.where(is_end[:, None], end_positions, positions),
     )
+
+
+def _references(key, encode, video: Array, references: int) -> Array:
+    """Frames from anywhere in each clip, moved so that what they show lies in another place.
+
+    What is moved over an edge comes in at the opposite one.
+    """
+    count, frames, height, width, _ = video.shape
+    index_key, row_key, column_key = jax.random.split(key, 3)
+    shape = (count, references)
+    index = jax.random.randint(index_key, shape, 0, frames)
+    rows = jax.random.randint(row_key, shape, 0, height)
+    columns = jax.random.randint(column_key, shape, 0, width)
+    picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
+    roll = jax.vmap(lambda frame, row, column: jnp.roll(frame, (row, column), axis=(0, 1)))
+    moved = jax.vmap(roll)(picked, rows, columns)
+    latents = encode(rearrange(moved, "b a h w c -> (b a) 1 h w c"))
+    return rearrange(latents, "(b a) 1 h w c -> b a h w c", a=references)
 
 
 def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array:

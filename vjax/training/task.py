@@ -73,10 +73,13 @@ class Task:
         elif bucket.lead and (bucket.anchors or bucket.boxes or bucket.frames == 1):
             problem = "a window with a lead has several latent frames and no anchors or boxes"
         elif bucket.spans and (
-            bucket.anchors or bucket.boxes or bucket.lead or bucket.frames == 1 or bucket.batch == 1
+            any((bucket.anchors, bucket.references, bucket.boxes, bucket.lead))
+            or bucket.frames == 1
+            or bucket.batch == 1
         ):
             problem = (
-                "spans need two clips of several latent frames, without anchors, boxes or lead"
+                "spans need two clips of several latent frames, without anchors, references, boxes "
+                "or lead"
             )
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
