@@ -107,6 +107,16 @@ def test_what_guides_at_a_time_may_lie_between_frames(fps):
 # --- What each window sees -----------------------------------------------------------------------
 
 
+def test_nothing_guides_over_a_cut():
+    timeline = vjax.interpolate(tiny.clip(9), "red. Cut to blue", fps=12, fps_in=8)
+    plan = planning.plan(timeline, MODEL)
+    (cut,) = plan.cuts
+    for segment in plan.segments:
+        at = [anchor.at for window in segment.windows for anchor in window.anchors]
+        assert at
+        assert all((one < cut) == (segment.first < cut) for one in at)
+
+
 def test_windows_that_see_fewer_look_further():
     anchors = [Anchor(Clip(at, 1, 1), 0) for at in range(0, 40, 3)]
     found = seen(anchors, [(0, 9), (10, 19), (70, 79)], [0, 0, 0], reach=5)

@@ -122,6 +122,10 @@ def test_with_a_source_prompt_only_the_difference_moves(pipe):
     same = vjax.remix(given, "blue", source_prompt="blue", strength="strong")
     first = vjax.remix(given, "blue", strength=1e-4)
     assert off(pipe(same, guidance=1), pipe(first)) < 1
+    # What a character is to change is no part of what it was.
+    other = 255 - tiny.clip(1)[0]
+    drawn = vjax.remix(given, "blue", source_prompt="blue", strength="strong", character=[other])
+    assert off(pipe(drawn, guidance=1), pipe(same, guidance=1)) > 0.01
     with pytest.raises(RequestError, match="use euler or heun"):
         pipe(moved, solver="unipc")
 

@@ -68,6 +68,13 @@ def test_a_loop_hears_its_start_after_its_end():
     np.testing.assert_array_equal(np.exp(straight.bias(loop.lines, [(8, 12)], 3, 1)), [[0, 0, 1]])
 
 
+def test_nothing_fades_over_a_cut():
+    said = (Span("a", 0, 1, 0.5), Span("b", 1, 2, 0.5, cut=True), Span("c", 2, None, 0.5))
+    lines = planning.plan(Timeline("", spans=said, frames=24, fps=8), MODEL).script.lines
+    found = [np.flatnonzero(line.shares(np.arange(24))).tolist() for line in lines]
+    assert found == [list(range(8)), list(range(8, 20)), list(range(12, 24))]
+
+
 def test_a_softened_span_of_a_loop_fades_over_its_seam():
     loop = Script("a", (Line("b", 0, 4, soften=3), Line("c", 12, 16, soften=3)), 16, loop=True)
     found = [shares(loop.bias(loop.lines, [(n, n + 1)], 3, 1), 1)[0, 1:] for n in range(16)]
@@ -143,6 +150,10 @@ def test_a_timeline_says_its_spans_and_words_of_them_are_warned_of():
     unknown, long = planning.plan(timeline, MODEL, tiny.tokenizer()).warnings
     assert "dragon" in unknown
     assert "longer than the 32 tokens" in long
+    shots = Timeline("a red circle. Cut to: a blue star. Cut to: a dragon", source_prompt="x" * 40)
+    unknown, long = planning.plan(shots, MODEL, tiny.tokenizer()).warnings
+    assert "cut" not in unknown
+    assert long.startswith("The source prompt is longer")
 
 
 # --- Windows -------------------------------------------------------------------------------------

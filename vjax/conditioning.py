@@ -89,7 +89,10 @@ def anchors(
     if text_bias is not None:
         fields["text_bias"] = text_bias
     arrays = {name: jnp.asarray(x, jnp.float32)[None] for name, x in fields.items()}
-    came = None if origin is None else Origin(*(jnp.asarray(x, jnp.float32)[None] for x in origin))
+    came = None
+    if origin is not None:
+        given, shown = (jnp.asarray(x, jnp.float32)[None] for x in origin)
+        came = Origin(given, shown, references=len(references))
     return Condition(**arrays, ring=ring, origin=came)
 
 

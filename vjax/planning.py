@@ -188,14 +188,19 @@ def _planned(
         ratio,
         script,
         notes,
-        tuple(_warnings(timeline, model, tokenizer)),
+        tuple(_warnings(timeline, script, model, tokenizer)),
     )
 
 
-def _warnings(timeline: Timeline, model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:
+def _warnings(
+    timeline: Timeline, script: Script, model: ModelConfig, tokenizer: Tokenizer | None
+) -> list[str]:
     found, known = [], set(model.vocabulary)
-    texts = {"The prompt": timeline.prompt}
-    texts |= {span.name or f"The text {span.text[:40]!r}": span.text for span in timeline.spans}
+    names = {span.text: span.name for span in timeline.spans}
+    texts = {"The prompt": script.prompt, "The source prompt": timeline.source_prompt}
+    texts |= {
+        names.get(line.text) or f"The text {line.text[:40]!r}": line.text for line in script.lines
+    }
     words = set().union(*map(words_of, texts.values()))
     if known and words - known:
         unknown = shorten(", ".join(sorted(words - known)), 200)

@@ -48,6 +48,8 @@ class Origin:
     latents: Float[Array, "B T H W C"]  # all of them, also of what was moved in an earlier window
     text: Float[Array, "B S D"]
     keys: Key[Array, " B"] | None = None  # of the noise in which both are looked at
+    # So many of the last anchors show what it is to become, and are not seen by what it was.
+    references: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 @typing.no_type_check
@@ -234,8 +236,15 @@ def _difference(
 
     noised = flow.interpolate(origin.latents, jax.vmap(draw)(origin.keys), tau)
     there = jnp.where(known, latents + (noised - origin.latents), latents)
+    seen = condition.anchors.shape[1] - origin.references
     before = dataclasses.replace(
-        condition, source=origin.latents, text=origin.text, text_bias=None, origin=None
+        condition,
+        source=origin.latents,
+        anchors=condition.anchors[:, :seen],
+        anchor_positions=condition.anchor_positions[:, :seen],
+        text=origin.text,
+        text_bias=None,
+        origin=None,
     )
     alone = isinstance(guidance, (int, float)) and guidance == 1
     less = 1 if alone else jnp.maximum(1.0, ORIGIN_GUIDANCE * guidance)

@@ -71,7 +71,10 @@ def segments_of(
     """
     found = []
     for segment in _segments(canvas, cuts, ratio, longest, context):
-        anchors = anchors_of((*segment.clips, *guides), ratio)
+        before = max((cut for cut in cuts if cut <= segment.first), default=-math.inf)
+        after = math.inf if segment.cut is None else segment.cut
+        timed = [guide for guide in guides if before <= guide.at < after]
+        anchors = anchors_of((*segment.clips, *timed), ratio)
         inside, carried = [], []
         for number, window in enumerate(segment.windows):
             first, last = (

@@ -9,7 +9,7 @@ distance (Prompt Relay, arXiv:2604.10030).
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
@@ -38,13 +38,18 @@ class Line(NamedTuple):
     stop: int
     soften: float = 0.0  # frames beyond its ends over which it fades
     cut: bool = False  # it begins with a cut
+    within: tuple[float, float] = (
+        -np.inf,
+        np.inf,
+    )  # the cuts around it, beyond which none hears it
 
     def shares(self, frames: np.ndarray) -> np.ndarray:
         """How much of it is heard in each of these frames, from 0 to 1."""
         outside = np.maximum(np.maximum(self.start - frames, frames - (self.stop - 1)), 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             faded = FAINTEST ** np.square(outside / self.soften)
-        return np.where(outside == 0, 1.0, np.where(outside <= self.soften, faded, 0.0))
+        faded = np.where(outside == 0, 1.0, np.where(outside <= self.soften, faded, 0.0))
+        return np.where((self.within[0] <= frames) & (frames < self.within[1]), faded, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +157,8 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
     notes: list[str] = []
     lines = [line for span in timeline.spans for line in _lines(span, frames, fps, notes)]
     lines.sort(key=lambda line: line.start)
+    cuts = {*canvas.cuts, *(line.start for line in lines if line.cut and line.start)}
+    lines = [line._replace(within=_around(line, cuts)) for line in lines]
     if lines and len(shots(timeline.prompt)) > 1:
         notes.append(
             "The prompt speaks over all of it, beside other texts, so that its shots are not cut: "
@@ -167,6 +174,12 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
                 "prompt for all of it, or a text that speaks there."
             )
     return Script(timeline.prompt, tuple(lines), frames, canvas.loop, tuple(notes))
+
+
+def _around(line: Line, cuts: Iterable[int]) -> tuple[float, float]:
+    """The last cut up to the start of a line, and the first one from its end on."""
+    before = max((cut for cut in cuts if cut <= line.start), default=-np.inf)
+    return before, min((cut for cut in cuts if cut >= line.stop), default=np.inf)
 
 
 def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:
