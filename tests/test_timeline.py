@@ -204,6 +204,14 @@ def test_other_shapes_are_fitted_to_the_nearest_size(height, width, size):
     assert len(found.notes) == 1
 
 
+@pytest.mark.parametrize(("width", "height"), [(160, 160), (64, 96), (112, 144)])
+def test_clips_keep_a_size_that_the_model_makes(width, height):
+    given = clip(3, height, width)
+    for timeline in (vjax.extend(given, "a"), vjax.inpaint(given[0], "a", mask=given[0, ..., 0])):
+        found = canvas(timeline)
+        assert (found.width, found.height) == (width, height)
+
+
 def test_a_resized_binary_mask_stays_binary():
     mask = np.zeros((2, 130, 130, 1), np.float32)
     mask[:, 31:77, 52:] = 1
@@ -243,8 +251,6 @@ def test_a_resized_binary_mask_stays_binary():
         (vjax.extend(clip(9), "a", seconds=1e308), "at most 600 seconds"),
         (vjax.extend(clip(9), "a", seconds=0.03), "less than one frame at 16.*0.062"),
         (vjax.extend(clip(9), "a", frames=5), "no room"),
-        (vjax.extend(clip(9), "a", fps_in=0), "rate of 0"),
-        (vjax.extend(clip(1), "a", fps_in=-1), "rate of -1"),
         (Timeline("a", (Piece(clip(1)), Gap(math.nan))), "added"),
         (Timeline("a", (Gap(), Piece(clip(1)), Gap())), "Two gaps are open"),
         (Timeline("a", (Piece(clip(4)), Piece(clip(1), at=0.1))), "0.25 is the first time"),
@@ -256,6 +262,12 @@ def test_a_resized_binary_mask_stays_binary():
 def test_what_cannot_be_made_is_refused_with_what_can(timeline, message):
     with pytest.raises(RequestError, match=message):
         canvas(timeline)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 2000])
+def test_what_is_given_has_a_rate(rate):
+    with pytest.raises(RequestError, match=f"rate of {rate:g}"):
+        vjax.extend(clip(9), "a", fps_in=rate)
 
 
 @pytest.mark.parametrize(

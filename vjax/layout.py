@@ -70,7 +70,7 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     if timeline.size is not None:
         width, height = timeline.size
     elif timeline.pieces:
-        width, height = fitting_size(model, *timeline.pieces[0].pixels.shape[2:0:-1])
+        width, height = _size_of(timeline, model)
     else:
         width, height = model.width, model.height
     check_size(model, width, height, timeline.tiled)
@@ -114,6 +114,22 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     if not (timeline.prompt.strip() or timeline.spans or canvas.known.all()):
         raise RequestError("The prompt is empty: say what the video should show.")
     return canvas
+
+
+def _size_of(timeline: Timeline, model: ModelConfig) -> tuple[int, int]:
+    """That of what is given, where the model makes it, or one of its shape.
+
+    A picture from which a clip is made is only looked at, so it has the model's own area.
+    """
+    frames, height, width, _ = timeline.pieces[0].pixels.shape
+    if frames > 1 or not any(isinstance(item, Gap) for item in timeline.film):
+        try:
+            check_size(model, width, height)
+        except RequestError:
+            pass
+        else:
+            return width, height
+    return fitting_size(model, width, height)
 
 
 def _loop_length(timeline: Timeline, length: int | None, model: ModelConfig) -> int:
