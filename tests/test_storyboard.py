@@ -278,6 +278,21 @@ def test_a_draft_is_a_board_that_can_be_made(line, count, here, capsys):
     assert (timeline.prompt, len(timeline.spans), plan.frames) == (line, count, 16 * count)
 
 
+def test_a_draft_cuts_where_the_line_does(here):
+    line = "a circle moves.\tIt grows. Cut to: a \x7fstar\x00 👩\u200d🚀. Next shot, a ring"
+    pathlib.Path("d.yaml").write_text(board.draft(line), encoding="utf-8")
+    (request,) = parse(["storyboard", "d.yaml"]).requests
+    said = [(card.at, card.text, card.cut) for card in request.cards]
+    assert said == [
+        (0, "a circle moves.", False),
+        (2, "It grows.", False),
+        (4, "a star 👩\u200d🚀.", True),
+        (6, "a ring", True),
+    ]
+    assert request.prompt == ""
+    assert planning.plan(request.timeline(), MODEL).script.cuts == (32, 48)
+
+
 def test_a_draft_replaces_nothing_unless_told(here, capsys):
     path = written(GOOD)
     ask = ["storyboard", "--draft", "a", "--out", "b.yaml"]
@@ -286,6 +301,12 @@ def test_a_draft_replaces_nothing_unless_told(here, capsys):
     assert path.read_text() == GOOD
     assert sample.main([*ask, "--overwrite"]) == 0
     assert board.read(path)["prompt"] == "a"
-    for wrong in (["--draft"], ["--draft", " "], ["--draft", "a", "--steps", "3"]):
+    for wrong in (
+        ["--draft"],
+        ["--draft", " "],
+        ["--draft", "a", "--steps", "3"],
+        ["--draft", "a", "--out", "nowhere/d.yaml"],
+        ["--draft", "\udcff"],
+    ):
         assert sample.main(["storyboard", *wrong]) == 2
     assert not drafting.is_asked(["text", "--draft", "a"])

@@ -26,6 +26,8 @@ def test_files_of_other_programs_are_read(tmp_path, ending):
     assert found["wet"].told("a {cat}") == "a {cat}, rain, puddles"  # added where it has no place
     assert found["neon"].told("cat") == "our cat"  # before the one that ships
     assert found["pixel"] == styles.find("pixel")
+    (tmp_path / "b.csv").write_text('name, prompt\n>> Ours,\nink, "{prompt}, oil, ink"')
+    assert styles.read(tmp_path / "b.csv") == {"ink": ("{prompt}, oil, ink", "")}
     entries = [{"name": "ink", "prompt": "{prompt}, ink"}]
     (tmp_path / "a.json").write_text(json.dumps(entries))
     assert styles.find("INK", tmp_path / "a.json").told("a cat") == "a cat, ink"
@@ -38,9 +40,15 @@ def test_files_of_other_programs_are_read(tmp_path, ending):
         ("a.json", '{"name": "ink"}', "no list of styles"),
         ("a.json", '[{"prompt": "ink"}]', "Style 1 of .* has no name"),
         ("a.json", '[{"name": "ink", "prompt": 3}]', "Style 1"),
-        ("a.json", '[{"name": "ink"}, {"name": "Ink"}]', "twice"),
+        ("a.json", '[{"name": "ink", "prompt": "a"}, {"name": "Ink", "prompt": "b"}]', "twice"),
         ("a.csv", "ink,paper\n", "does not begin with the line"),
         ("a.csv", b"name,prompt\nink,\xff", "no text in UTF-8"),
+        (
+            "a.csv",
+            "name,prompt\nink,{prompt}, oil, thick",
+            "line 2: there are more values .*quotes",
+        ),
+        ("a.csv", 'name,prompt\nink,"{prompt}, oil\n', "a.csv, line .: unexpected end of data"),
     ],
 )
 def test_a_file_of_something_else_is_said_to_be(tmp_path, file, content, message):

@@ -40,4 +40,7 @@ def draft(arguments: Sequence[str]) -> str:
             file.write(text)
     except FileExistsError as error:
         raise RequestError(f"{asked.out} exists: name another file, or say --overwrite.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RequestError(f"{asked.out!r} cannot be written: {why}.") from error
     return asked.out

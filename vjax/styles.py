@@ -108,18 +108,30 @@ def read(file: str | os.PathLike) -> dict[str, Style]:
             )
         if _plain(name) in map(_plain, found):
             raise RequestError(f"{path} has the style {name!r} twice: give one another name.")
-        found[name.strip()] = of((prompt, negative))
+        if prompt.strip() or negative.strip():  # else it is a heading, as some files have
+            found[name.strip()] = of((prompt, negative))
     return found
 
 
 def _rows(path: pathlib.Path, text: str) -> list[Any]:
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        if not {"name", "prompt"} <= set(reader.fieldnames or ()):
-            raise RequestError(
-                f"{path} does not begin with the line name,prompt,negative_prompt: add it."
-            )
-        return list(reader)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        rows = []
+        try:
+            if not {"name", "prompt"} <= set(reader.fieldnames or ()):
+                raise RequestError(
+                    f"{path} does not begin with the line name,prompt,negative_prompt: add it."
+                )
+            for row in reader:
+                if None in row:  # what is beyond the columns
+                    raise RequestError(
+                        f"{path}, line {reader.line_num}: there are more values than names in the "
+                        "first line: put text that holds commas in quotes."
+                    )
+                rows.append(row)
+        except csv.Error as error:
+            raise RequestError(f"{path}, line {reader.line_num}: {error}.") from error
+        return rows
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -9,9 +9,11 @@ import json
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from vjax import spans
 from vjax.timeline import RequestError
 from vjax.verbs.request import parse_rate, parse_size
 
@@ -31,28 +33,44 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def draft(line: str) -> str:
-    """A board to edit, from one line: a card for each sentence or shot of it."""
-    shots = [shot.strip(" ,") for shot in re.split(r"(?<=[.!?;])\s+|\s+then\s+", line)]
-    texts = [text for text in shots if text] or [line.strip()]
-    texts *= 3 if len(texts) == 1 else 1
+    """A board to edit, from one line: a card for each sentence of it; its shots begin with a cut.
+
+    Raises:
+        RequestError: it is no text.
+    """
+    if any(unicodedata.category(c) == "Cs" for c in line):
+        raise RequestError("The line is no text in UTF-8: type it again, or paste it.")
+    line = " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in line).split())
+    shots = spans.shots(line) or [line]
+    texts = [_sentences(shot) for shot in shots]
+    if len(texts) == len(texts[0]) == 1:
+        texts[0] *= 3
 
     def quoted(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)  # YAML reads it as it is
 
-    cards = "".join(
-        f"  - at: {SECONDS_EACH * number:g}\n    text: {quoted(text)}\n"
-        for number, text in enumerate(texts)
-    )
+    cards, count = "", 0
+    for number, shot in enumerate(texts):
+        for place, text in enumerate(shot):
+            cards += f"  - at: {SECONDS_EACH * count:g}\n    text: {quoted(text)}\n"
+            cards += "    cut: true\n" if number and not place else ""
+            count += 1
+    # A prompt would be heard in every shot.
+    prompt = f"prompt: {quoted(line)} # speaks over all of it\n" if len(shots) == 1 else ""
     return f"""\
 # A storyboard. Times are seconds from the start, such as 1.5.
-prompt: {quoted(line.strip())} # speaks over all of it
-seconds: {SECONDS_EACH * len(texts):g}
+{prompt}seconds: {SECONDS_EACH * count:g}
 # soften: 0.5 # texts fade into each other over so many seconds
 cards: # a text speaks until the next text, or until: SECONDS
 {cards}# A card may show a picture or a video beside its text, or instead of it:
 #  - at: 1
 #    image: photo.png
 """
+
+
+def _sentences(text: str) -> list[str]:
+    parts = [part.strip(" ,") for part in re.split(r"(?<=[.!?;])\s+|\s+then\s+", text)]
+    return [part for part in parts if re.search(r"\w", part)] or [text]
 
 
 class _Reader:
