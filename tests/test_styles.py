@@ -13,6 +13,9 @@ def test_a_style_speaks_around_the_prompt():
     assert style.told("A street at night.").startswith("A street at night. Style: film noir")
     assert style.avoided("rain") == "rain, colour, bright light"
     assert styles.of("").told("as it is.") == "as it is."
+    assert (
+        styles.of(("{prompt}. Grainy.", "")).told("a. Cut to: b") == "a. Grainy. Cut to: b. Grainy."
+    )
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

@@ -250,13 +250,13 @@ def test_a_resized_binary_mask_stays_binary():
         (vjax.extend(clip(9), "a", seconds=1e9), "at most 600 seconds"),
         (vjax.extend(clip(9), "a", seconds=1e308), "at most 600 seconds"),
         (vjax.extend(clip(9), "a", seconds=0.03), "less than one frame at 16.*0.062"),
-        (vjax.extend(clip(9), "a", frames=5), "no room"),
+        (vjax.extend(clip(9), "a", frames=5), "more than a result of 5"),
         (Timeline("a", (Piece(clip(1)), Gap(math.nan))), "added"),
         (Timeline("a", (Gap(), Piece(clip(1)), Gap())), "Two gaps are open"),
         (Timeline("a", (Piece(clip(4)), Piece(clip(1), at=0.1))), "0.25 is the first time"),
         (Timeline("a", (Piece(clip(1), at=2), Gap()), frames=32), "1.9375 is the last time"),
         (Timeline("a", (Piece(clip(1), at=-1),)), "it begins at 0"),
-        (Timeline("a", (Gap(5),), frames=3), "no room"),
+        (Timeline("a", (Gap(5),), frames=3), "more than a result of 3"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_what_can(timeline, message):

@@ -18,7 +18,7 @@ PROGRAM = "python -m vjax.sample"
 
 def _named(text: str) -> str:
     if not text:
-        raise RequestError("it names nothing.")
+        raise RequestError("a name is needed after it.")
     return text
 
 
@@ -37,7 +37,9 @@ OPTIONS = {
     "steps": Option("sampling steps; default: the model's, as for the next three", "N", int),
     "guidance": Option("how closely to follow the prompt; 1 ignores --negative", "G", float),
     "solver": Option("euler, heun, unipc or stochastic", "NAME"),
-    "shift": Option("above 1, more of the steps go to what is coarse", "S", float),
+    "shift": Option(
+        "above 1, more of the steps go to the composition, fewer to details", "S", float
+    ),
     "model": Option("one that ships in the package, or its directory", "NAME|DIR", _named),
     "dtype": Option("float32 or bfloat16; default: as fits the machine", "TYPE"),
     "mesh.data": Option("so many devices share the two branches of guidance", "N", int),
@@ -96,6 +98,8 @@ def _parser(kind: type[Request]) -> _Parser:
         else:
             action = "append" if verbs.repeats(kind, field) else "store"
             _add(what, name, option, action=action, dest=field)
+    if kind.verb == "storyboard":  # what comes with it is read by `vjax.drafting`
+        _add(what, "draft", Option("write a board to edit, of what LINE says, instead", "LINE"))
     for name, option in OPTIONS.items():
         early, late = name in EARLY, name in ("out", "quality", "like")
         _add(what if early else where if late else how, name, option)

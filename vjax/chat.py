@@ -1,12 +1,13 @@
 """Questions to any chat endpoint that speaks as OpenAI's does: the answer, or why there is none.
 
-The key is read from OPENAI_API_KEY. Neither it nor what a URL carries beside its host is ever part
-of what is returned, raised or shown.
+The key is read from OPENAI_API_KEY. Neither it nor the name, password, keys and tokens of a URL are
+ever part of what is returned, raised or shown.
 """
 
 import base64
 import dataclasses
 import os
+import re
 import threading
 import urllib.parse
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from vjax.answers import NoAnswer, answer_of
 from vjax.timeline import RequestError
 
 SECONDS = 30.0  # to wait for an answer, unless told otherwise
+# Of what a URL carries after its question mark, the names of what nobody else should know.
+_SECRET = re.compile(r"key|token|secret|sig|code|pass|pwd|auth|cred|jwt|sas", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Endpoint:
     def secrets(self) -> list[str]:
         """What must not be shown."""
         parts = urllib.parse.urlsplit(self.url)
-        carried = [value for _, value in urllib.parse.parse_qsl(parts.query)]
+        carried = [v for name, v in urllib.parse.parse_qsl(parts.query) if _SECRET.search(name)]
         found = [os.environ.get("OPENAI_API_KEY"), parts.password, parts.username, *carried]
         found += [urllib.parse.unquote(each) for each in found if each]
         return [each for each in (*found, self.basic) if each and len(each) > 3]

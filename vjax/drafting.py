@@ -14,7 +14,7 @@ class _Parser(argparse.ArgumentParser):
 def is_asked(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for a draft."""
     named = (argument.partition("=")[0] for argument in arguments)
-    return list(arguments[:1]) == ["storyboard"] and "--draft" in named
+    return "storyboard" in arguments and "--draft" in named
 
 
 def draft(arguments: Sequence[str]) -> str:
@@ -25,11 +25,12 @@ def draft(arguments: Sequence[str]) -> str:
     """
     from vjax.verbs import board
 
-    parser = _Parser(prog="python -m vjax.sample storyboard", allow_abbrev=False)
+    parser = _Parser(prog="python -m vjax.sample", allow_abbrev=False)
+    parser.add_argument("verb", choices=["storyboard"])
     parser.add_argument("--draft", metavar="LINE", help="what the video should show")
     parser.add_argument("--out", metavar="FILE", help="where to write the board; default: stdout")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
-    asked = parser.parse_args(arguments[1:])
+    asked = parser.parse_args(arguments)
     if not asked.draft.strip():
         raise RequestError('--draft needs a line: --draft "a red circle moves right".')
     text = board.draft(asked.draft)

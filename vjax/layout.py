@@ -191,8 +191,8 @@ def _laid(
                 f"{max(length - counts[-1], 0) / fps:g} is the last time for it."
             )
         raise RequestError(
-            f"What is given and added is {end} frames at {fps:g} a second: a result of {length} "
-            "has no room for it."
+            f"The given frames and those to make are {end} in all, at {fps:g} a second, which is "
+            f"more than a result of {length}."
         )
     if floating is not None:
         places[floating:] = [place + length - end for place in places[floating:]]
@@ -204,10 +204,11 @@ def _called(piece: Piece) -> str:
 
 
 def _cuts(timeline: Timeline, given: Sequence[Given], fps: float, notes: list[str]) -> list[int]:
-    """The frames that begin with a cut, since they come soon after what is given before them."""
-    found = []
+    """The frames that begin with a cut: as the user says, or soon after what is given before."""
+    found = [each.at for each in given if each.piece.cut and each.at]
     for before, after in zip(given, given[1:], strict=False):
-        if (after.at - before.stop) / fps < timeline.cut_within:
+        soon = (after.at - before.stop) / fps < timeline.cut_within
+        if soon and after.piece.cut is None:
             found.append(after.at)
             notes.append(
                 f"{_called(after.piece)} begins with a cut, less than {timeline.cut_within:g} "

@@ -16,7 +16,7 @@ from vjax.stages import Stages
 
 
 class SamplingError(ValueError):
-    """What was made holds numbers that are none; the message says what may help."""
+    """What was made is no video; the message says what may help."""
 
 
 class Rollout(Stages):
@@ -205,8 +205,8 @@ class Rollout(Stages):
         latents = np.array(meshes.readable(sampler.finish(condition, state)))
         if not np.isfinite(latents).all():
             raise SamplingError(
-                f"{self.config.name} made numbers that are none (NaN or infinity), so there is no "
-                f"video: try a guidance nearer to {self.config.sampler.guidance:g}, another solver "
+                f"{self.config.name} computed NaN or infinity, so there is no video: "
+                f"try a guidance nearer to {self.config.sampler.guidance:g}, another solver "
                 "or dtype float32."
             )
         return latents

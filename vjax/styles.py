@@ -32,7 +32,7 @@ class Style(NamedTuple):
         if self.prompt == PROMPT:
             return prompt
         if len(parts := shots(prompt)) > 1:
-            return " Cut to: ".join(f"{self.told(part)}." for part in parts)
+            return " Cut to: ".join(f"{self.told(part).rstrip('.')}." for part in parts)
         return self.prompt.replace(PROMPT, prompt.strip().rstrip(".,"))
 
     def avoided(self, negative: str) -> str:

@@ -68,6 +68,7 @@ class Piece:
         heard: the time of their first frame in it, in seconds.
         notes: what the user should know of how they were read.
         name: what messages call them.
+        cut: whether they begin with a cut; None: as `cut_within` of the timeline says.
 
     Raises:
         RequestError: pixels or strength are none, or do not fit each other.
@@ -81,6 +82,7 @@ class Piece:
     heard: float = 0.0
     notes: tuple[str, ...] = ()
     name: str = ""
+    cut: bool | None = None
 
     def __post_init__(self):
         pixels = as_frames(self.pixels)

@@ -55,11 +55,10 @@ def draft(line: str) -> str:
             cards += f"  - at: {SECONDS_EACH * count:g}\n    text: {quoted(text)}\n"
             cards += "    cut: true\n" if number and not place else ""
             count += 1
-    # A prompt would be heard in every shot.
-    prompt = f"prompt: {quoted(line)} # speaks over all of it\n" if len(shots) == 1 else ""
     return f"""\
 # A storyboard. Times are seconds from the start, such as 1.5.
-{prompt}seconds: {SECONDS_EACH * count:g}
+# prompt: in a garden at night # is heard over all of it, beside the texts
+seconds: {SECONDS_EACH * count:g}
 # soften: 0.5 # texts fade into each other over so many seconds
 cards: # a text speaks until the next text, or until: SECONDS
 {cards}# A card may show a picture or a video beside its text, or instead of it:
@@ -69,7 +68,8 @@ cards: # a text speaks until the next text, or until: SECONDS
 
 
 def _sentences(text: str) -> list[str]:
-    parts = [part.strip(" ,") for part in re.split(r"(?<=[.!?;])\s+|\s+then\s+", text)]
+    ends = r"(?<=[.!?;])\s+(?:(?:and\s+)?then\s+)?|(?:\s+and)?\s+then\s+"
+    parts = [part.strip(" ,") for part in re.split(ends, text)]
     return [part for part in parts if re.search(r"\w", part)] or [text]
 
 

@@ -42,7 +42,7 @@ def read(
                 notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
             return small
 
-        clip = video.read(source, size=bounded, frames=1 if first else None)
+        clip = video.read(source, size=bounded, frames=1 if first else None, sound=not first)
         rate, sound = clip.fps if fps is None else fps, clip.sound
         if first and (clip.fps is not None or os.path.isdir(source)):
             notes.append(f"{source} is a video, of which only the first frame is used.")

@@ -20,7 +20,10 @@ class Card:
     text: Annotated[str | None, Option("what is to be seen from then on", "TEXT")] = None
     until: Annotated[float | None, Option("when its text ends; default: the next text", "S")] = None
     soften: Annotated[float | None, Option("seconds over which its text fades", "S")] = None
-    cut: Annotated[bool, Option("its text begins with a cut")] = False
+    cut: Annotated[
+        bool | None,
+        Option("whether it begins with a cut; default: where what is given is soon after other"),
+    ] = None
     image: Annotated[Media | None, Option("a picture that is shown then", "IMAGE")] = None
     video: Annotated[Media | None, Option("a video that is shown from then on", "VIDEO")] = None
     line: int | None = None
@@ -74,8 +77,8 @@ class Storyboard(Request):
                 raise RequestError(f"{name} is empty: give it a text, an image or a video.")
             if card.image is not None and card.video is not None:
                 raise RequestError(f"{name} has an image and a video: make two cards of it.")
-            for key in ("until", "soften", "cut"):
-                if card.text is None and getattr(card, key) not in (None, False):
+            for key in ("until", "soften"):
+                if card.text is None and getattr(card, key) is not None:
                     raise RequestError(f"{name} has {key}, which is for a text, and no text.")
             self._span(number)
         said, given = self._saying(), self._showing()
@@ -103,7 +106,7 @@ class Storyboard(Request):
                 piece = media.read(card.shown, first=card.video is None)
             except ValueError as error:  # of what is in the file
                 raise RequestError(f"{name}: {error}") from error
-            film.append(dataclasses.replace(piece, at=card.at, name=name))
+            film.append(dataclasses.replace(piece, at=card.at, name=name, cut=card.cut))
         said = self._saying()
         ends = [self.cards[number].at for number in said[1:]]
         return self.with_film(
@@ -120,7 +123,8 @@ class Storyboard(Request):
             return None
         end = end if card.until is None else card.until
         soften = self.soften if card.soften is None else card.soften
-        return Span(self.styled(card.text), card.at, end, soften, card.cut, self._name(number))
+        text, name = self.styled(card.text), self._name(number)
+        return Span(text, card.at, end, soften, bool(card.cut), name)
 
     def _saying(self) -> list[int]:
         """The cards with a text, in the order of their times."""
@@ -148,8 +152,9 @@ def storyboard(
     what lies between is made. Where less than half a second lies between, there is a cut.
 
     Args:
-        cards: each with `at`, in seconds, and `text`, `image` or `video`; with a text, also `until`
-            and `soften`, in seconds, and `cut`: whether it begins with a cut.
+        cards: each with `at`, in seconds, and `text`, `image` or `video`; `cut`: whether it begins
+            with a cut, however soon or late it comes; with a text, also `until` and `soften`, in
+            seconds.
         prompt: speaks over all of it; it may be empty where texts do.
         options: `soften` for all texts; others as in `text`.
     """
