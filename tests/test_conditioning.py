@@ -148,7 +148,7 @@ def test_a_mask_whose_edge_falls_into_a_patch_keeps_whole_patches_only():
     strength = np.zeros((5, 32, 32, 1), np.float32)
     strength[:, :, :24] = 1
     kept = conditioning.of_pixels(strength, model)
-    assert kept.shape == (2, 4, 4, 1)
+    assert kept.shape == (1, 4, 4, 1)
     np.testing.assert_array_equal(kept[0, 0, :, 0], [1, 1, 0, 0])
     # So a token has one time, and that of no noisy latent is 0.
     np.testing.assert_array_equal(kept, conditioning.per_patch(kept, (1, 2, 2)))

@@ -147,7 +147,7 @@ def test_a_character_is_the_thing_of_the_reference_which_the_prompt_does_not_nam
         (reference,) = asked.timeline.anchors
         thing = asked.facts.shots[0].things[0]
         assert not {thing.color, thing.shape} & set(asked.timeline.prompt.split())
-        (seen,) = oracle.read(reference.pixels, 16).shots
+        (seen,) = oracle.read(reference.pixels[:], 16).shots
         assert (seen.things[0].color, seen.things[0].shape) == (thing.color, thing.shape)
         assert seen.background not in [shot.background for shot in asked.facts.shots]
         assert not scores(asked, other.truth)["color and shape"]

@@ -5,6 +5,7 @@ import pytest
 
 from vjax import seams
 from vjax.canvas import Canvas, Given
+from vjax.reel import Reel
 from vjax.timeline import Piece
 
 SIDE, FRAMES = 4, 24
@@ -14,7 +15,8 @@ LOST = 9  # grey levels: what goes over 8 frames in steps of one
 def canvas(*known: int, level: int = 100) -> Canvas:
     frames = np.full((1, SIDE, SIDE, 3), level, np.uint8)
     strength = np.ones((1, 1, 1, 1), np.float32)
-    given = tuple(Given(Piece(frames), at, frames, strength) for at in known)
+    parts = (Reel.of(frames), Reel.of(strength))
+    given = tuple(Given(Piece(frames), at, *parts) for at in known)
     return Canvas(FRAMES, SIDE, SIDE, 16.0, given)
 
 

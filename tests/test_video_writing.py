@@ -202,7 +202,7 @@ def test_pictures_in_a_folder_are_a_clip_in_the_order_of_their_numbers(tmp_path)
     np.testing.assert_array_equal(shown.frames, frames)
     assert shown.fps is None
     assert numbers(video.read(tmp_path, frames=3, size=(32, 24)).frames) == [0, 1, 2]
-    mask = video.read_mask(tmp_path, size=(32, 24)).white
+    mask = np.asarray(video.read_mask(tmp_path, size=(32, 24)).white)
     assert mask.shape == (12, 24, 32)
     assert mask.any()
     assert not mask.all()

@@ -1,11 +1,13 @@
 """What will be made and what is given of it: frames, each pixel known to a degree."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from vjax.reel import Reel
 from vjax.timeline import Piece
 
 
@@ -15,8 +17,8 @@ class Given:
 
     piece: Piece
     at: int  # the frame that the first of them is
-    frames: UInt8[np.ndarray, "G H W 3"]
-    strength: Float[np.ndarray, "G #H #W 1"]
+    frames: UInt8[Reel, "G H W 3"]
+    strength: Float[Reel, "G #H #W 1"]
 
     @property
     def stop(self) -> int:
@@ -25,7 +27,26 @@ class Given:
     @property
     def whole(self) -> Bool[np.ndarray, " G"]:
         """Which frames are kept whole."""
-        return np.all(self.strength >= 1, axis=(1, 2, 3))
+        return self.least >= 1
+
+    @property
+    def least(self) -> Float[np.ndarray, " G"]:
+        """The strength of what is known least of each frame."""
+        return self._ends[0]
+
+    @property
+    def most(self) -> Float[np.ndarray, " G"]:
+        """The strength of what is known best of each frame."""
+        return self._ends[1]
+
+    @property
+    def departs(self) -> bool:
+        """Whether anything is known to a degree, as a point to depart from."""
+        return bool(self._ends[2].any())
+
+    @functools.cached_property
+    def _ends(self) -> Float[np.ndarray, "3 G"]:
+        return ends_of(self.strength)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +54,7 @@ class Guide:
     """An anchor of a timeline, in the size of a canvas."""
 
     at: float | None  # the frame, or part of one, that the first of them lies at; None: a reference
-    frames: UInt8[np.ndarray, "G H W 3"]
+    frames: UInt8[Reel, "G H W 3"]
     apart: float  # frames of the canvas from one of them to the next
 
 
@@ -73,18 +94,18 @@ class Canvas:
         """The strength of what is known least; 0 where anything is not known at all."""
         if sum(len(each.frames) for each in self.given) < self.frames:
             return 0.0
-        return min(float(each.strength.min()) for each in self.given)
+        return min(float(each.least.min()) for each in self.given)
 
     @property
     def departs(self) -> bool:
         """Whether anything is known to a degree, as a point to depart from."""
-        return any(((each.strength > 0) & (each.strength < 1)).any() for each in self.given)
+        return any(each.departs for each in self.given)
 
     def partly_known(self, start: int, stop: int) -> bool:
         """Whether any of the frames from `start` to `stop` - 1 is known in part only."""
         return any(
-            ((strength > 0) & ~(strength >= 1).all(axis=(1, 2, 3), keepdims=True)).any()
-            for _, _, strength in self._within(start, stop)
+            ((each.most > 0) & ~each.whole)[inside].any()
+            for each, _, inside in self._within(start, stop)
         )
 
     def cut(
@@ -95,22 +116,47 @@ class Canvas:
         They may lie outside of the canvas, where nothing is known either.
         """
         found = list(self._within(start, stop))
-        sides = max((strength.shape[1:3] for _, _, strength in found), default=(1, 1))
+        sides = max((each.strength.shape[1:3] for each, _, _ in found), default=(1, 1))
         frames = np.zeros((stop - start, self.height, self.width, 3), np.uint8)
         kept = np.zeros((stop - start, *sides, 1), np.float32)
-        for place, pixels, strength in found:
-            np.copyto(frames[place], pixels, where=strength > 0)
-            kept[place] = strength
+        for each, place, inside in found:
+            kept[place] = each.strength[inside]
+            if each.most[inside].any():
+                np.copyto(frames[place], each.frames[inside], where=kept[place] > 0)
         return frames, kept
 
-    def _within(self, start: int, stop: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """What is given from `start` to `stop` - 1: where there, its frames and their strength."""
+    def between(self, start: int, stop: int) -> UInt8[Reel, "T H W 3"]:
+        """The frames from `start` to `stop` - 1; beyond the end the last one stands still."""
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            at = np.minimum(start + numbers, self.frames - 1)
+            first = int(at.min())
+            return self.cut(first, int(at.max()) + 1)[0][at - first]
+
+        return Reel((stop - start, self.height, self.width, 3), np.uint8, read)
+
+    def strengths(self, start: int, stop: int) -> Float[np.ndarray, "t #H #W 1"]:
+        """How strongly the frames from `start` to `stop` - 1 are known, within the canvas."""
+        start = min(start, self.frames - 1)
+        return self.cut(start, min(max(stop, start + 1), self.frames))[1]
+
+    def _within(self, start: int, stop: int) -> Iterator[tuple[Given, slice, slice]]:
+        """What is given from `start` to `stop` - 1: at which place there, and which part of it."""
         for each in self.given:
             low, high = max(start, each.at), min(stop, each.stop)
             if low < high:
                 inside = slice(low - each.at, high - each.at)
-                place = slice(low - start, high - start)
-                yield place, each.frames[inside], each.strength[inside]
+                yield each, slice(low - start, high - start), inside
+
+
+def ends_of(strength: Reel) -> Float[np.ndarray, "3 T"]:
+    """Of each frame, the least and the most of its strength, and whether some is in between."""
+    found = []
+    for block in strength.blocks():
+        flat = block.reshape(len(block), -1)
+        between = ((flat > 0) & (flat < 1)).any(axis=1)
+        found.append(np.stack([flat.min(axis=1), flat.max(axis=1), between.astype(np.float32)]))
+    return np.concatenate(found, axis=1)
 
 
 def runs(mask: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:

@@ -20,6 +20,8 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vjax.timeline import RequestError, printable
 
 PROGRAM = "python -m vjax.sample characters"
@@ -114,7 +116,7 @@ def add(name: str, picture: str | os.PathLike, consent: str) -> Character:
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as temporary:
             whole = pathlib.Path(temporary) / name
             whole.mkdir()
-            video.write(whole / f"{name}.png", frames, None)
+            video.write(whole / f"{name}.png", np.asarray(frames), None)
             notes = json.dumps({"name": name, "consent": consent}, ensure_ascii=False)
             (whole / NOTES).write_text(notes + "\n", encoding="utf-8")
             if os.path.lexists(place):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from vjax.canvas import Canvas
 from vjax.config import ModelConfig
+from vjax.reel import Reel
 from vjax.sampler import Condition, Origin
 
 REFERENCE = 32.0  # native latent frames from the first of a window back to the first reference
@@ -39,13 +40,12 @@ def per_patch(
 
 def of_pixels(
     strength: Float[np.ndarray, "T #H #W 1"], model: ModelConfig
-) -> Float[np.ndarray, "t #h #w 1"]:
-    """The strength of latents: each has that of the weakest pixel among its frames."""
+) -> Float[np.ndarray, "1 #h #w 1"]:
+    """The strength of the latent of some frames: that of their weakest pixel in each place."""
     if strength.shape[1:3] != (1, 1):
         side = model.vae.spatial_ratio
         strength = reduce(strength, "t (h p) (w q) c -> t h w c", "min", p=side, q=side)
-    rest = reduce(strength[1:], "(t r) h w c -> t h w c", "min", r=model.vae.temporal_ratio)
-    return per_patch(np.concatenate([strength[:1], rest]), model.dit.patch)
+    return per_patch(strength.min(axis=0, keepdims=True), model.dit.patch)
 
 
 def anchors(
@@ -117,7 +117,7 @@ def known_latents(
     prefix: int,
     latents: int,
     model: ModelConfig,
-    encode: Callable[[np.ndarray], np.ndarray],
+    encode: Callable[[np.ndarray | Reel], np.ndarray],
 ) -> tuple[Float[np.ndarray, "t h w C"], Float[np.ndarray, "t #h #w 1"]]:
     """What is known in place of a stretch of so many latents, and how strongly.
 
@@ -128,18 +128,20 @@ def known_latents(
     """
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
     shape = (latents, canvas.height // side, canvas.width // side, model.dit.in_channels)
-    source = np.zeros(shape, np.float32)
     stop = start + 1 + ratio * (latents - 1)
     if canvas.partly_known(start, stop):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
         # The last latent may reach beyond the end, where the last frame stands still.
-        frames, strength = canvas.cut(start, min(stop, canvas.frames))
-        beyond = ((0, stop - start - len(frames)), (0, 0), (0, 0), (0, 0))
-        frames, strength = (np.pad(each, beyond, mode="edge") for each in (frames, strength))
-        kept = of_pixels(np.broadcast_to(strength, (*frames.shape[:3], 1)), model)
-        return np.where(kept > 0, encode(frames), source), kept
+        frames = canvas.between(start, stop)
+        source, kept = encode(frames), np.zeros((*shape[:3], 1), np.float32)
+        for n in range(latents):
+            first, last = (max(start + 1 + ratio * (i - 1), start) for i in (n, n + 1))
+            kept[n] = of_pixels(canvas.strengths(first, last), model)
+        np.copyto(source, 0, where=kept == 0)
+        return source, kept
+    source = np.zeros(shape, np.float32)
     kept = np.zeros((latents, 1, 1, 1), np.float32)
     if prefix:
-        source[:prefix] = encode(canvas.cut(start, start + 1 + ratio * (prefix - 1))[0])
+        source[:prefix] = encode(canvas.between(start, start + 1 + ratio * (prefix - 1)))
         kept[:prefix] = 1
     return source, kept

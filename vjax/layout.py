@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from vjax.canvas import Canvas, Given, Guide, runs
+from vjax.canvas import Canvas, Given, Guide, ends_of, runs
 from vjax.config import ModelConfig
+from vjax.reel import Reel
 from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
@@ -95,7 +96,8 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     if timeline.loop and given:
         first = given[0]
         hidden = min(len(first.frames), HEAD)
-        head = Given(first.piece, frames, first.frames[:hidden], first.strength[:hidden])
+        start = slice(hidden)
+        head = Given(first.piece, frames, first.frames.taken(start), first.strength.taken(start))
         given.append(head)
     said = tuple(dict.fromkeys(notes))
     total = frames + hidden
@@ -267,20 +269,17 @@ def check_length(frames: float, fps: float) -> None:
 
 def _fitted(
     piece: Piece, model: ModelConfig, width: int, height: int, fps: float, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Reel, Reel]:
     """The frames of a piece and their strength in a size and frame rate; notes what was done."""
     from vjax import video as media
 
-    given, strength = piece.pixels, piece.strength
+    given, strength = Reel.of(piece.pixels), Reel.of(piece.strength)
     count = len(given)
     notes += piece.notes
     if given.shape[1:3] != (height, width):
-        seen = strength.any(axis=(1, 2, 3))
-        fitted = np.zeros((count, height, width, 3), np.uint8)  # what is not seen takes no memory
-        fitted[seen] = _cropped(given[seen], width, height, notes)
-        given = fitted
+        given = _cropped(given, width, height, notes)
         if strength.shape[1:3] != (1, 1):
-            strength = media.fit_levels(strength, width, height)
+            strength = strength.mapped(lambda levels: media.fit_levels(levels, width, height))
     from_fps = model.fps if piece.fps is None else piece.fps
     if not 0.01 <= from_fps <= 1000:
         raise RequestError(
@@ -289,7 +288,7 @@ def _fitted(
     if count > 1 and not math.isclose(from_fps, fps, rel_tol=1e-3):
         index = media.resample(np.arange(count), from_fps, fps)
         _check_resampled(strength, index, from_fps, fps)
-        given, strength = given[index], strength[index]
+        given, strength = given.taken(index), strength.taken(index)
         notes.append(
             f"The given video has {from_fps:g} frames a second; it was resampled to {fps:g}."
         )
@@ -297,17 +296,18 @@ def _fitted(
 
 
 def _cropped(
-    frames: UInt8[np.ndarray, "T h w 3"], width: int, height: int, notes: list[str]
-) -> UInt8[np.ndarray, "T H W 3"]:
+    frames: UInt8[Reel, "T h w 3"], width: int, height: int, notes: list[str]
+) -> UInt8[Reel, "T H W 3"]:
     """Frames in a size, by the one rule that there is for it; notes it."""
     from vjax import video as media
 
-    if frames.shape[1:3] != (height, width):
-        notes.append(
-            f"The given frames are {frames.shape[2]}x{frames.shape[1]}; they were scaled and "
-            f"cropped at the centre to {width}x{height}."
-        )
-    return media.fit(frames, width, height)
+    if frames.shape[1:3] == (height, width):
+        return frames
+    notes.append(
+        f"The given frames are {frames.shape[2]}x{frames.shape[1]}; they were scaled and "
+        f"cropped at the centre to {width}x{height}."
+    )
+    return frames.mapped(lambda some: media.fit(some, width, height))
 
 
 def _guide(
@@ -328,7 +328,7 @@ def _guide(
             f"{frames / fps:g}."
         )
     at = None if anchor.at is None else anchor.at * fps
-    return Guide(at, _cropped(anchor.pixels, *size, notes), fps / own)
+    return Guide(at, _cropped(Reel.of(anchor.pixels), *size, notes), fps / own)
 
 
 def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfig) -> None:
@@ -349,7 +349,7 @@ def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfi
 
 def _check_resampled(strength, index: np.ndarray, from_fps: float, fps: float) -> None:
     """Raises RequestError where a range that is kept, or one between, has no frame any more."""
-    kept = (strength >= 1).all(axis=(1, 2, 3))
+    kept = ends_of(strength)[0] >= 1
     for value in (True, False):
         for start, stop in runs(kept == value):
             if not ((index >= start) & (index < stop)).any():

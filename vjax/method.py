@@ -58,7 +58,8 @@ def choose(
     if moved and asked["guidance"] is None and config.guidance > 1:
         config = dataclasses.replace(config, guidance=MOVED_GUIDANCE * config.guidance)
     for given in canvas.given:
-        sampler.check(solver, given.strength, moved)
+        for strength in given.strength.blocks():
+            sampler.check(solver, strength, moved)
     times = flow.schedule(config.steps, config.shift)
     begin = np.float32(1) - np.float32(canvas.weakest)
     if 0 < begin < 1:

@@ -135,7 +135,7 @@ class Plan:
             )
             for given in self.canvas.given
             if given.at < self.frames
-            for start, stop in runs(np.any(given.strength > 0, axis=(1, 2, 3)))
+            for start, stop in runs(given.most > 0)
         )
 
 

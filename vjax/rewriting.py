@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax import chat
+from vjax.canvas import ends_of
 from vjax.config import ModelConfig
+from vjax.reel import Reel
 from vjax.timeline import Piece, RequestError
 
 TEMPLATE = "template"
@@ -99,15 +101,15 @@ def describe(pieces: Sequence[Piece], model: ModelConfig, endpoint: chat.Endpoin
     Raises:
         RequestError: there is no answer, or the client is not installed.
     """
-    known = [piece.strength.any(axis=(1, 2, 3)) for piece in pieces]
+    known = [ends_of(Reel.of(piece.strength))[1] > 0 for piece in pieces]
     anyway = not any(each.any() for each in known)  # all of them are made anew
     frames = [
-        frame
+        (piece.pixels, number)
         for piece, each in zip(pieces, known, strict=True)
-        for frame in piece.pixels[each | anyway]
+        for number in np.flatnonzero(each | anyway).tolist()
     ]
-    shown = np.unique(np.linspace(0, len(frames) - 1, PICTURES).round().astype(int))
-    pictures = [_jpeg(frames[i]) for i in shown]
+    shown = np.unique(np.linspace(0, len(frames) - 1, PICTURES).round().astype(int)).tolist()
+    pictures = [_jpeg(pixels[number]) for pixels, number in (frames[i] for i in shown)]
     try:
         answer, name = chat.ask(endpoint, _CAPTION + _known(model), "The frames:", pictures)
     except chat.NoAnswer as error:

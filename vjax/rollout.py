@@ -77,8 +77,8 @@ class Rollout(Stages):
             for plan in plans
         ]
         latents = np.stack([latents for latents, _ in known])
-        given = latents.copy()
         strength = np.stack([strength for _, strength in known])
+        given = [latents for latents, _ in known]
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = True

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from vjax import models, sampler, weights
-from vjax.config import DiTConfig, MeshConfig
+from vjax.config import DiTConfig, MeshConfig, VAEConfig
 from vjax.models.vae import check_video, to_float
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
+from vjax.reel import Reel
 from vjax.sampler import Condition
 from vjax.tiles import tiled
 from vjax.timeline import RequestError
@@ -93,6 +94,12 @@ def _advance(
         solver=solver,
         guidance=guidance if guided else 1,
     )
+
+
+def _by_latents(vae: VAEConfig, frames: int) -> list[slice]:
+    """The frames that each latent stands for."""
+    ratio = vae.temporal_ratio
+    return [slice(0, 1), *(slice(n, n + ratio) for n in range(1, frames, ratio))]
 
 
 def _on_mesh(stage: Callable) -> Callable:
@@ -188,10 +195,10 @@ class Stages:
             ValueError: it has not 1 + 4 k frames (or as the VAE), or a size that does not divide.
         """
         check_video(self.config.vae, video.shape)
-        ratio, past, latents = self.config.vae.temporal_ratio, None, []
         dtype = jnp.uint8 if video.dtype == jnp.uint8 else jnp.float32
-        for start in (0, *range(1, video.shape[1], ratio)):
-            chunk = jnp.asarray(video[:, start : start + (ratio if start else 1)], dtype)
+        past, latents = None, []
+        for frames in _by_latents(self.config.vae, video.shape[1]):
+            chunk = jnp.asarray(video[:, frames], dtype)
             z, past = _encode(self.config.vae, self.params["vae"], chunk, past)
             latents.append(z)
         return jnp.concatenate(latents, axis=1)
@@ -254,9 +261,17 @@ class Stages:
         """The frames of the next latent, and what those after it need; donates the past."""
         return _decode(self.config.vae, self.params["vae"], latents, past, jnp.uint8)
 
-    def encode_pixels(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "t h w C"]:
-        """Frames to normalised latents, on the host."""
-        return np.asarray(meshes.readable(self.encode(frames[None])))[0]
+    @_on_mesh
+    def encode_pixels(
+        self, frames: UInt8[np.ndarray, "T H W 3"] | UInt8[Reel, "T H W 3"]
+    ) -> Float[np.ndarray, "t h w C"]:
+        """Frames to normalised latents on the host, of which a few are in memory at a time."""
+        check_video(self.config.vae, (1, *frames.shape))
+        past, latents = None, []
+        for some in _by_latents(self.config.vae, len(frames)):
+            z, past = _encode(self.config.vae, self.params["vae"], frames[some][None], past)
+            latents.append(np.asarray(meshes.readable(z))[0])
+        return np.concatenate(latents)
 
     def everywhere(self, tree: Any) -> Any:
         """What every process of a run has alike, as programs over all of their devices take it."""

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vjax.reel import Reel
+
 
 class RequestError(ValueError):
     """A request that cannot be served; the message says what would work."""
@@ -54,14 +56,19 @@ def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
     return np.ascontiguousarray(frames, np.uint8)
 
 
+def as_reel(frames: Any) -> Reel:
+    """What `as_frames` takes, as frames that are read when they are asked for."""
+    return frames if isinstance(frames, Reel) else Reel.of(as_frames(frames))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
     """Frames that are given.
 
     Args:
-        pixels: in their own size, as `as_frames` takes them.
+        pixels: in their own size, as `as_frames` takes them, or a `Reel`.
         strength: for each frame, or each pixel: 1 = keep, 0 = generate, between = a starting point
-            to depart from. Shape [T 1 1 1] or [T H W 1]; None: all of them are kept.
+            to depart from. Shape [T 1 1 1] or [T H W 1], maybe a `Reel`; None: all are kept.
         at: when they begin in the result, in seconds; None: where what comes before them ends.
         fps: their frame rate; None: the model's.
         sound: that of the file which they come from, to stay under the frames that are kept.
@@ -74,8 +81,8 @@ class Piece:
         RequestError: pixels or strength are none, or do not fit each other.
     """
 
-    pixels: np.ndarray  # uint8 [T H W 3], once it is made
-    strength: np.ndarray | None = None  # float32, once it is made
+    pixels: np.ndarray | Reel  # a Reel of uint8 [T H W 3], once it is made
+    strength: np.ndarray | Reel | None = None  # float32, once it is made
     at: float | None = None
     fps: float | None = None
     sound: Any = None
@@ -85,20 +92,23 @@ class Piece:
     cut: bool | None = None
 
     def __post_init__(self):
-        pixels = as_frames(self.pixels)
+        pixels = as_reel(self.pixels)
         count, height, width, _ = pixels.shape
         shape = (count, 1, 1, 1)
         strength = np.ones(shape) if self.strength is None else self.strength
-        strength = np.asarray(strength, np.float32)
+        if not isinstance(strength, Reel):
+            strength = np.asarray(strength, np.float32)
         if strength.shape not in (shape, (count, height, width, 1)):
             raise RequestError(
                 f"The strength of these frames is an array [{count} 1 1 1] or "
                 f"[{count} {height} {width} 1], not {list(strength.shape)}."
             )
-        if not (strength.min() >= 0 and strength.max() <= 1):
+        ends = [(block.min(), block.max()) for block in Reel.of(strength).blocks()]
+        low, high = np.min(ends), np.max(ends)
+        if not 0 <= low <= high <= 1:
             raise RequestError(
                 "Strength goes from 0 (generate) to 1 (keep), but this one goes from "
-                f"{strength.min():g} to {strength.max():g}."
+                f"{low:g} to {high:g}."
             )
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "strength", strength)
@@ -109,7 +119,7 @@ class Anchor:
     """A picture or a short clip that guides what is made and is never a frame of the result.
 
     Args:
-        pixels: in their own size, as `as_frames` takes them.
+        pixels: in their own size, as `as_frames` takes them, or a `Reel`.
         at: when the first of them would be shown, in seconds of the result, also between two of its
             frames; None: at no time, a reference for what things look like.
         fps: their frame rate; None: the model's.
@@ -119,13 +129,13 @@ class Anchor:
         RequestError: pixels are none.
     """
 
-    pixels: np.ndarray  # uint8 [T H W 3], once it is made
+    pixels: np.ndarray | Reel  # a Reel of uint8 [T H W 3], once it is made
     at: float | None = None
     fps: float | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "pixels", as_frames(self.pixels))
+        object.__setattr__(self, "pixels", as_reel(self.pixels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,21 +305,27 @@ def _described(piece: Piece) -> str:
     return f"{count} frame{'s' * (count > 1)} of {width}x{height}{rate}{at}{sound}: {said}"
 
 
-def _said_of(strength: np.ndarray) -> str:
-    """What happens to given frames: counted in frames, or where a mask parts them in pixels."""
+def _shares(strength: np.ndarray) -> np.ndarray:
+    """Of each frame, how much is kept, known to a degree, and free."""
     kept, free = strength >= 1, strength <= 0
-    whole = [each.all(axis=(1, 2, 3)) for each in (kept, ~kept & ~free, free)]
-    if whole[0].all():
+    return np.stack([each.mean(axis=(1, 2, 3)) for each in (kept, ~kept & ~free, free)], axis=1)
+
+
+def _said_of(strength: np.ndarray | Reel) -> str:
+    """What happens to given frames: counted in frames, or where a mask parts them in pixels."""
+    shares = np.concatenate([_shares(block) for block in Reel.of(strength).blocks()])
+    whole = shares >= 1
+    if whole[:, 0].all():
         return "kept"
     words = ("kept", "a start to depart from", "made anew")
-    if np.any(whole, axis=0).all():
+    if whole.any(axis=1).all():
         return ", ".join(
-            f"{n.sum()} {word}" for n, word in zip(whole, words, strict=True) if n.any()
+            f"{n.sum()} {word}" for n, word in zip(whole.T, words, strict=True) if n.any()
         )
     sides = ("black", "white", "white")
     parts = [
-        f"{100 * each.mean():.3g}% {word} ({side} in the mask)"
-        for each, word, side in zip((kept, ~kept & ~free, free), words, sides, strict=True)
-        if each.any()
+        f"{100 * share:.3g}% {word} ({side} in the mask)"
+        for share, word, side in zip(shares.mean(axis=0), words, sides, strict=True)
+        if share
     ]
     return f"of the pixels {', '.join(parts)}"

@@ -197,7 +197,7 @@ def _mix_row(model: ModelConfig, draw) -> Row:
         timeline = vjax.blend(first, second, prompt, curve="ease")
         (piece,) = timeline.pieces
         both = world.Facts((*facts.shots, *other.shots))
-        known = np.all(piece.strength >= 1, axis=(1, 2, 3))
+        known = np.all(piece.strength[:] >= 1, axis=(1, 2, 3))
         draw_mixed = functools.partial(np.copy, piece.pixels)
         return _trial(index, timeline, both, draw_mixed, films.mixed, known=known)
 

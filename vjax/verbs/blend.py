@@ -7,7 +7,8 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float
 
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.reel import Reel
+from vjax.timeline import Gap, Piece, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.extend import SECONDS
 from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Prompt, Request
@@ -102,19 +103,19 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
     """Both as one piece, and what is heard of them."""
     from vjax import video
 
-    notes, frames = [*first.notes, *second.notes], second.pixels
+    notes, frames = [*first.notes, *second.notes], as_reel(second.pixels)
     count, height, width, _ = first.pixels.shape
     if frames.shape[1:3] != (height, width):
         notes.append(
             f"B is {frames.shape[2]}x{frames.shape[1]}; it was scaled and cropped at the centre to "
             f"A's {width}x{height}."
         )
-        frames = video.fit(frames, width, height)
+        frames = frames.mapped(lambda some: video.fit(some, width, height))
     if first.fps and second.fps and len(frames) > 1 and abs(second.fps / first.fps - 1) > 1e-3:
         notes.append(
             f"B has {second.fps:g} frames a second; it was resampled to A's {first.fps:g}."
         )
-        frames = frames[video.resample(np.arange(len(frames)), second.fps, first.fps)]
+        frames = frames.taken(video.resample(np.arange(len(frames)), second.fps, first.fps))
     if len(frames) != count:
         count = min(count, len(frames))
         notes.append(
@@ -122,9 +123,11 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
         )
     influence = _influence(curve, count, first.fps)
     share = influence.astype(np.float32)[:, None, None, None]
-    mixed = np.empty((count, height, width, 3), np.uint8)
-    for n in range(count):
-        mixed[n] = np.rint((1 - share[n]) * first.pixels[n] + share[n] * frames[n])
+
+    def mixed(numbers: np.ndarray) -> np.ndarray:
+        one, other = first.pixels[numbers], frames[numbers]
+        return np.rint((1 - share[numbers]) * one + share[numbers] * other).astype(np.uint8)
+
     # Where one is alone its frames are kept; an even mixture is furthest from what is real.
     strength = 1 - DEPTH * (1 - np.abs(2 * share - 1))
     sound = None
@@ -133,7 +136,11 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
         sound = video.crossfaded(first.sound, second.sound, at, influence, count / first.fps)
         notes.append("The sounds are mixed under the same curve.")
     return dataclasses.replace(
-        first, pixels=mixed, strength=strength, sound=None, notes=tuple(notes)
+        first,
+        pixels=Reel((count, height, width, 3), np.uint8, mixed),
+        strength=strength,
+        sound=None,
+        notes=tuple(notes),
     ), sound
 
 

@@ -31,7 +31,7 @@ class Inpaint(Request):
         white, notes = media.mask(self.mask, given)
         piece = dataclasses.replace(
             given,
-            strength=np.where(white, np.float32(0), np.float32(1))[..., None],
+            strength=white.mapped(lambda some: (~some)[..., None].astype(np.float32)),
             notes=(*given.notes, *notes),
         )
         fps = self.rate_of(given)

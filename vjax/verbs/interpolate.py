@@ -17,9 +17,10 @@ from fractions import Fraction
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from vjax.timeline import Anchor, RequestError, Timeline
+from vjax.reel import Reel
+from vjax.timeline import Anchor, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
 
@@ -75,24 +76,21 @@ class Interpolate(Request):
         prompt, note = self.prompt, ""
         if len(kept) < frames and depart:  # else nothing has to be said
             prompt, note = media.prompt_of(self.video, self.prompt)
-        pixels = np.zeros((frames, *given.pixels.shape[1:]), np.uint8)
+        own_frames = as_reel(given.pixels)
+        at = [Fraction(kept[j]) if j in kept else j * own / wanted for j in range(frames)]
         strength = np.full((frames, 1, 1, 1), 1 - depart, np.float32)
-        for j in range(frames):
-            if j in kept:
-                pixels[j], strength[j] = given.pixels[kept[j]], 1
-            elif depart < 1:
-                pixels[j] = _mixed(given.pixels, j * own / wanted)
+        strength[list(kept)] = 1
         said = _said(count, frames, len(kept), len(between), given.fps, depart)
         notes = [said, *filter(None, [note])]
         piece = dataclasses.replace(
             given,
-            pixels=pixels,
+            pixels=_mixed(own_frames, at),
             strength=strength,
             fps=self.fps,
             sound=None,
             notes=(*given.notes, *notes),
         )
-        anchors = tuple(Anchor(given.pixels[k], at=float(k / own)) for k in between)
+        anchors = tuple(Anchor(own_frames.taken([k]), at=float(k / own)) for k in between)
         # What is given says more than words do.
         guidance = None if depart == 1 or self.negative else 1.0
         request = dataclasses.replace(self, prompt=prompt)
@@ -115,11 +113,17 @@ def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, i
     return frames, kept, [k for k, time in times if time.denominator > 1]
 
 
-def _mixed(frames: UInt8[np.ndarray, "T H W 3"], at: Fraction) -> Float[np.ndarray, "H W 3"]:
-    """What is shown at a time, counted in frames: both frames beside it, as near as each is."""
-    before = math.floor(at)
-    after, share = min(before + 1, len(frames) - 1), np.float32(at - before)
-    return np.rint((1 - share) * frames[before] + share * frames[after])
+def _mixed(frames: UInt8[Reel, "T H W 3"], at: Sequence[Fraction]) -> UInt8[Reel, "t H W 3"]:
+    """What is shown at times, counted in frames: both frames beside each, as near as it is."""
+    before = np.array([math.floor(time) for time in at])
+    after = np.minimum(before + 1, len(frames) - 1)
+    share = np.array([time % 1 for time in at], np.float32)[:, None, None, None]
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        first, second = frames[before[numbers]], frames[after[numbers]]
+        return np.rint((1 - share[numbers]) * first + share[numbers] * second).astype(np.uint8)
+
+    return Reel((len(at), *frames.shape[1:]), np.uint8, read)
 
 
 def _said(count: int, frames: int, kept: int, between: int, fps: float, depart: float) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vjax import characters
+from vjax.reel import Reel
 from vjax.timeline import Anchor, Piece, RequestError, as_frames
 from vjax.verbs.request import Media
 
@@ -42,7 +43,8 @@ def read(
                 notes.append(f"{source} is {width}x{height}; it was read as {small[0]}x{small[1]}.")
             return small
 
-        clip = video.read(source, size=bounded, frames=1 if first else None, sound=not first)
+        count = 1 if first else None
+        clip = video.read(source, size=bounded, frames=count, sound=not first, aside=True)
         rate, sound = clip.fps if fps is None else fps, clip.sound
         if first and (clip.fps is not None or os.path.isdir(source)):
             notes.append(f"{source} is a video, of which only the first frame is used.")
@@ -60,7 +62,7 @@ def read(
     return Piece(frames, fps=fps)
 
 
-def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[str, ...]]:
+def mask(source: Media, piece: Piece) -> tuple[Bool[Reel, "T H W"], tuple[str, ...]]:
     """Where a mask of given frames is white, and what the user should know of how it was read.
 
     White is what changes, in every verb. A mask has the size of its frames, and either one picture
@@ -79,7 +81,9 @@ def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[
     if isinstance(source, str | os.PathLike):
         found = video.read_mask(source, size=_bounded)
     else:
-        found = video.Mask(video.white(_as_pictures(source, piece.pixels.shape[1:3])))
+        _, height, width, _ = piece.pixels.shape
+        pictures = _as_pictures(source, (height, width))
+        found = video.Mask(Reel.of(video.white(pictures)))
     (count, height, width), white = piece.pixels.shape[:3], found.white
     if white.shape[1:] != (height, width):
         raise RequestError(
@@ -88,18 +92,22 @@ def mask(source: Media, piece: Piece) -> tuple[Bool[np.ndarray, "T H W"], tuple[
         )
     if len(white) not in (1, count) and found.fps and piece.fps:
         index = video.resample(np.arange(len(white)), found.fps, piece.fps)
-        white = white[index] if len(index) == count else white  # it shows still frames once
+        white = white.taken(index) if len(index) == count else white  # it shows still frames once
     if len(white) not in (1, count):
         raise RequestError(
             f"The mask has {len(white)} frames and the video {count}: give one picture for all of "
             "them, or one for each."
         )
-    if not white.any():
+    changing = 100 * video.share(white)
+    if not changing:
         raise RequestError(
             "No pixel of the mask is white (128 of 255 or more), so nothing would change."
         )
-    note = f"The mask is white in {_percent(white)} of the picture: that changes, black is kept."
-    return np.broadcast_to(white, (count, height, width)), (*found.notes, note)
+    said = f"{changing:.0f}" if 1 <= changing <= 99 or changing == 100 else f"{changing:.2g}"
+    note = f"The mask is white in {said}% of the picture: that changes, black is kept."
+    if len(white) == 1:  # takes no memory for more of them
+        white = Reel.of(np.broadcast_to(white, (count, height, width)))
+    return white, (*found.notes, note)
 
 
 def _as_pictures(array: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
@@ -120,11 +128,6 @@ def _as_pictures(array: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
 def _bounded(width: int, height: int, longest: int = LONGEST_SIDE) -> tuple[int, int]:
     scale = min(longest / max(width, height), 1)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _percent(white: np.ndarray) -> str:
-    share = 100 * white.mean()
-    return f"{share:.0f}%" if 1 <= share <= 99 or share == 100 else f"{share:.2g}%"
 
 
 def reference(source: Media) -> Anchor:

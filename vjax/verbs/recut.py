@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_range, within
 
@@ -71,7 +71,7 @@ def _piece(videos: Sequence[Piece], cut: tuple[int, ...]) -> Piece:
     shown = within(start, end, len(video.pixels), f"video {number}")
     return dataclasses.replace(
         video,
-        pixels=video.pixels[shown],
+        pixels=as_reel(video.pixels).taken(shown),
         strength=video.strength[shown],
         heard=shown.start / video.fps if video.fps else 0.0,
     )

@@ -1,7 +1,7 @@
 """remix: a video changed to what a prompt says, with its motion and composition."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -74,10 +74,10 @@ class Remix(Request):
         times = MOVED if shown else STRENGTHS
         start = times[self.strength] if isinstance(self.strength, str) else self.strength
         kept = np.float32(max(1 - start, LEAST) if start else 1)
-        strength = np.full((len(given.pixels), 1, 1, 1), kept)
+        strength: Any = np.full((len(given.pixels), 1, 1, 1), kept)
         if self.region is not None:
             white, about = media.mask(self.region, given)
-            strength = np.where(white, kept, np.float32(1))[..., None]
+            strength = white.mapped(lambda some: np.where(some, kept, np.float32(1))[..., None])
             notes = (*notes, *about)
         piece = dataclasses.replace(given, strength=strength, notes=notes)
         fps = self.rate_of(given)

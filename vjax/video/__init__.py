@@ -22,7 +22,7 @@ PyAV and Pillow are imported when a file is read or written, not before.
 from vjax.video.clip import Clip, MediaError
 from vjax.video.fitting import fit, fit_levels
 from vjax.video.formats import check_writable, holds_sound, is_exact
-from vjax.video.masks import Mask, read_mask, white
+from vjax.video.masks import Mask, read_mask, share, white
 from vjax.video.metadata import read_metadata
 from vjax.video.placing import free_path
 from vjax.video.reading import read
@@ -51,6 +51,7 @@ __all__ = [
     "read_mask",
     "read_metadata",
     "resample",
+    "share",
     "white",
     "write",
 ]

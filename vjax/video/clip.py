@@ -3,13 +3,15 @@
 import dataclasses
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vjax.reel import Reel
 from vjax.video.sound import Sound
 
-MAX_BYTES = 4 << 30  # of decoded frames: a long film should end in a message, not in swap
+MAX_BYTES = 4 << 30  # of decoded frames: a long film should end in a message, not fill a machine
 MAX_PIXELS = 1 << 26  # of a video's frame: twice as many as 8K has
 
 
@@ -28,7 +30,7 @@ class Clip:
         sound: what is heard from the first frame on; None where nothing is.
     """
 
-    frames: UInt8[np.ndarray, "T H W 3"]
+    frames: UInt8[np.ndarray, "T H W 3"] | UInt8[Reel, "T H W 3"]
     fps: float | None
     notes: tuple[str, ...] = ()
     sound: Sound | None = None
@@ -60,8 +62,15 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
 
 def too_long(path: pathlib.Path) -> MediaError:
     return MediaError(
-        f"{path} is too long to hold in memory (over {MAX_BYTES >> 30} GB decoded); "
+        f"{path} is too long to work on (over {MAX_BYTES >> 30} GB decoded); "
         "cut it or make it smaller first."
+    )
+
+
+def no_room(path: pathlib.Path, error: OSError) -> MediaError:
+    return MediaError(
+        f"The frames of {path} could not be laid aside in {tempfile.gettempdir()}: "
+        f"{error.strerror}. Make room there, or name another directory with TMPDIR."
     )
 
 

@@ -34,14 +34,18 @@ def fit(
 def fit_levels(
     levels: Float[np.ndarray, "T H W 1"], width: int, height: int
 ) -> Float[np.ndarray, "T h w 1"]:
-    """Levels from 0 to 1 scaled as `fit` does; of two, as a mask has, there stay two."""
+    """Levels from 0 to 1 scaled as `fit` does; where a frame has but two, there stay two."""
+    return np.stack([_fit_levels(frame, width, height) for frame in levels])
+
+
+def _fit_levels(levels: np.ndarray, width: int, height: int) -> np.ndarray:
     low, high = float(levels.min()), float(levels.max())
     if low == high:
-        return np.full((len(levels), height, width, 1), low, np.float32)
+        return np.full((height, width, 1), low, np.float32)
     mask = bool(((levels == low) | (levels == high)).all())
     scaled = (levels - low) / (high - low) if mask else levels
     as_image = np.rint(np.repeat(scaled, 3, axis=-1) * 255).astype(np.uint8)
-    scaled = fit(as_image, width, height)[..., :1].astype(np.float32) / 255
+    scaled = fit(as_image[None], width, height)[0, ..., :1].astype(np.float32) / 255
     return np.where(np.rint(scaled) > 0, np.float32(high), np.float32(low)) if mask else scaled
 
 

@@ -6,12 +6,14 @@ colour what is opaque is white.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from vjax.reel import Reel
 from vjax.video import clip as clips
 from vjax.video import pictures, reading
 from vjax.video.clip import MediaError
@@ -24,7 +26,7 @@ Size = tuple[int, int]  # width, height
 class Mask:
     """Which pixels are white; `fps` and `notes` as a `Clip` has them."""
 
-    white: Bool[np.ndarray, "T H W"]
+    white: Bool[Reel, "T H W"]
     fps: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -41,25 +43,26 @@ def read_mask(
         MediaError: nothing can be decoded, or it is a picture with transparent parts instead.
     """
     path = clips.existing(path)
-    clip = reading.read(path, size=size, sound=False, layer="colour")
-    light, notes = white(clip.frames), list(clip.notes)
+    clip = reading.read(path, size=size, sound=False, layer="colour", aside=True)
+    frames, notes = Reel.of(clip.frames), list(clip.notes)
+    light = frames.mapped(white)
     first = reading.numbered(path)[0] if path.is_dir() else path
     picture = pictures.open_picture(first)
     if picture is not None:
         picture.image.close()
-        layer = reading.read(path, size=size, sound=False, layer="opacity").frames
-        opaque = layer[..., 0] >= 128
-        if not opaque.all():
-            if light.all() or not light.any():
+        layer = reading.read(path, size=size, sound=False, layer="opacity", aside=True).frames
+        opaque = Reel.of(layer).mapped(lambda some: some[..., 0] >= 128)
+        if share(opaque) < 1:
+            if share(light) in (0, 1):
                 notes.append(f"{path} is of one colour: where it is opaque, it is taken as white.")
                 return Mask(opaque, clip.fps, tuple(notes))
-            if _between(clip.frames) > 0.1:
+            if _between(frames) > 0.1:
                 raise MediaError(
                     f"{path} is a picture with transparent parts and no mask: save the mask as a "
                     "picture in black and white."
                 )
             notes.append(f"{path} has transparent parts: its colours alone were read as a mask.")
-    if _between(clip.frames) > SOFT:
+    if _between(frames) > SOFT:
         notes.append(f"{path} has grays: they are taken as white from half on.")
     return Mask(light, clip.fps, tuple(notes))
 
@@ -67,12 +70,17 @@ def read_mask(
 def white(frames: UInt8[np.ndarray, "T H W 3"]) -> Bool[np.ndarray, "T H W"]:
     """Where frames are rather white than black."""
     found = np.empty(frames.shape[:3], bool)
+    weights = np.array([299, 587, 114], np.float32)  # of whole numbers, all sums are exact
     for frame, result in zip(frames, found, strict=True):
-        result[:] = frame @ np.array([299, 587, 114]) >= 127_500
+        result[:] = frame.astype(np.float32) @ weights >= 127_500
     return found
 
 
-def _between(frames: UInt8[np.ndarray, "T H W 3"]) -> float:
+def share(white: Bool[Reel, "T H W"]) -> float:
+    """How much of a mask is white: 0 where nothing is, 1 where all of it is."""
+    return sum(int(block.sum()) for block in white.blocks()) / math.prod(white.shape)
+
+
+def _between(frames: UInt8[Reel, "T H W 3"]) -> float:
     """The share of what is neither rather black nor rather white."""
-    gray = frames[..., 1]
-    return float(((gray > 64) & (gray < 191)).mean())
+    return share(frames.mapped(lambda some: (some[..., 1] > 64) & (some[..., 1] < 191)))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vjax.reel import Spool
 from vjax.video import clip as clips
 from vjax.video import metadata, pictures, streams
 from vjax.video.clip import Clip, MediaError
@@ -30,6 +31,7 @@ def read(
     frames: int | None = None,
     sound: bool = True,
     layer: str = "shown",
+    aside: bool = False,
 ) -> Clip:
     """Reads any video, animation or picture, or a folder of pictures in the order of their numbers.
 
@@ -46,10 +48,12 @@ def read(
         frames: read at most so many.
         sound: whether to read sound too.
         layer: of pictures and animations, see `pictures.open_picture`.
+        aside: the frames are laid aside on the disk, where they are many, and the clip's are a
+            `Reel`: memory does not grow with their number.
 
     Raises:
-        MediaError: nothing can be decoded. Of a file with a damaged tail, what comes before it is
-            returned, with a note.
+        MediaError: nothing can be decoded, or there is no room to lay it aside. Of a file with a
+            damaged tail, what comes before it is returned, with a note.
     """
     path = clips.existing(path)
     begin, until = seconds or (0.0, math.inf)
@@ -58,12 +62,12 @@ def read(
     if frames is not None and frames < 1:
         raise MediaError(f"At least one frame must be read of {path}, not {frames}.")
     if path.is_dir():
-        return _read_folder(path, size, frames, layer)
+        return _read_folder(path, size, frames, layer, aside)
     with _opened(path, layer) as source:
-        reel = _collect(path, source, size, begin, until, frames)
-        clip = _even(path, source, reel, frames)
+        found = _collect(path, source, size, begin, until, frames, aside)
+        clip = _even(path, source, found, frames)
         if sound and clip.fps and not source.silent:
-            at, length = source.origin + reel.starts[0], len(clip.frames) / clip.fps
+            at, length = source.origin + found.starts[0], len(clip.frames) / clip.fps
             if length > LONGEST_SOUND:
                 note = f"{path} is too long for its sound to be kept."
                 return dataclasses.replace(clip, notes=(*clip.notes, note))
@@ -85,19 +89,47 @@ def _opened(path: pathlib.Path, layer: str) -> Iterator[pictures.Picture | strea
 
 
 @dataclasses.dataclass
-class _Reel:
+class _Found:
     """Frames as a file has them."""
 
-    frames: list[Any]
+    frames: "_Frames"
     starts: list[float]
     end: float | None  # where the next frame would begin, None where the file ends
     last: float  # what the file says of how long the last frame lasts
 
 
-def _collect(path: pathlib.Path, source, size, begin: float, until: float, count) -> _Reel:
-    reel = _Reel([], [], None, 0.0)
+class _Frames:
+    """Frames of one size as they come, in memory or laid aside."""
+
+    def __init__(self, path: pathlib.Path, aside: bool):
+        self.path, self.bytes = path, 0
+        self._kept: list[Any] | Spool = Spool() if aside else []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, frame: np.ndarray) -> None:
+        self.bytes, self._count = frame.nbytes, self._count + 1
+        if len(self) * self.bytes > clips.MAX_BYTES:
+            raise clips.too_long(self.path)
+        try:
+            self._kept.append(frame)
+        except OSError as error:
+            raise clips.no_room(self.path, error) from error
+
+    def taken(self, index: Sequence[int] | np.ndarray) -> Any:
+        """The frames of an index that never steps back, once."""
+        if isinstance(self._kept, Spool):
+            return self._kept.reel().taken(index)
+        return _stacked(self._kept, index)
+
+
+def _collect(
+    path: pathlib.Path, source, size, begin: float, until: float, count, aside: bool
+) -> _Found:
+    reel = _Found(_Frames(path, aside), [], None, 0.0)
     target = original = None
-    total = 0
     for start, duration, found, make in source.frames(begin):
         if start >= until or len(reel.frames) == count:
             reel.end = start
@@ -115,9 +147,6 @@ def _collect(path: pathlib.Path, source, size, begin: float, until: float, count
         reel.frames.append(make(target))
         reel.starts.append(start)
         reel.last = duration
-        total += reel.frames[-1].nbytes
-        if total > clips.MAX_BYTES:
-            raise clips.too_long(path)
     if not reel.frames:
         if begin:
             raise MediaError(f"{path} has no frames after {begin:g} seconds.")
@@ -125,10 +154,10 @@ def _collect(path: pathlib.Path, source, size, begin: float, until: float, count
     return reel
 
 
-def _even(path: pathlib.Path, source, reel: _Reel, count: int | None) -> Clip:
+def _even(path: pathlib.Path, source, reel: _Found, count: int | None) -> Clip:
     """The frames of a reel at an even rate."""
     if source.still and len(reel.frames) == 1:
-        return Clip(reel.frames[0][None], None, tuple(source.notes))
+        return Clip(reel.frames.taken([0]), None, tuple(source.notes))
     # Reordering leaves some damaged files with times that step back: nothing is shown before time.
     origin = reel.starts[0]
     starts = np.maximum.accumulate(np.array(reel.starts) - origin)
@@ -146,10 +175,10 @@ def _even(path: pathlib.Path, source, reel: _Reel, count: int | None) -> Clip:
         if source.broken or (source.silent and end < 0.9 * expected - 0.1):
             source.notes.setdefault(clips.broken(path, len(starts), end, expected))
     rate, end = even_rate(starts, end, source.tick, source.declared)
-    if end * rate * reel.frames[0].nbytes > clips.MAX_BYTES:  # one frame may last for days
+    if end * rate * reel.frames.bytes > clips.MAX_BYTES:  # one frame may last for days
         raise clips.too_long(path)
     index = on_clock(starts, end, rate, slack=source.tick)[:count]
-    return Clip(_stacked(reel.frames, index), rate, tuple(source.notes))
+    return Clip(reel.frames.taken(index), rate, tuple(source.notes))
 
 
 def _stacked(frames: list, index: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
@@ -188,10 +217,10 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     return [found[number] for number in sorted(found)]
 
 
-def _read_folder(folder: pathlib.Path, size, count: int | None, layer: str) -> Clip:
+def _read_folder(folder: pathlib.Path, size, count: int | None, layer: str, aside: bool) -> Clip:
     paths = numbered(folder)
     notes: dict[str, None] = {}
-    frames: list[Any] = []
+    frames = _Frames(folder, aside)
     target = original = None
     for path in paths[:count]:
         with _opened(clips.existing(path), layer) as source:
@@ -204,8 +233,6 @@ def _read_folder(folder: pathlib.Path, size, count: int | None, layer: str) -> C
                 notes.setdefault(note)
             frames.append(make(target))
             notes.update(source.notes)
-        if len(frames) * frames[0].nbytes > clips.MAX_BYTES:
-            raise clips.too_long(folder)
     fps = metadata.stored(paths[0]).get("fps")
     fps = float(fps) if isinstance(fps, int | float) and 0.01 <= fps <= 1000 else None
-    return Clip(_stacked(frames, range(len(frames))), fps, tuple(notes))
+    return Clip(frames.taken(range(len(frames))), fps, tuple(notes))

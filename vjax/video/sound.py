@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int16
 
+BLOCK = 1 << 16  # samples that are worked on together
 FADE = 0.005  # seconds: a cut in the middle of a sound is heard as a click
 
 
@@ -33,29 +34,38 @@ class Sound:
             length: seconds of the result.
         """
         count = max(0, round(length * self.rate))
-        result = np.zeros((count, self.samples.shape[1]), np.float32)
+        result = np.zeros((count, self.samples.shape[1]), np.int16)
+        self._lay(result, pieces)
+        return Sound(result, self.rate)
+
+    def _lay(
+        self, result: Int16[np.ndarray, "N C"], pieces: Sequence[tuple[float, float, float]]
+    ) -> None:
+        """Adds pieces of this sound to one of the same rate."""
         placed = [[round(t * self.rate) for t in piece] for piece in pieces]
         heads = {(start, at) for start, _, at in placed}
         tails = {(end, at + end - start) for start, end, at in placed}
         for start, end, at in placed:
-            skipped = max(0, -start, -at)
-            first = start + skipped
-            last = min(end, len(self.samples), start + count - at)
-            if last <= first:
-                continue
-            piece = self.samples[first:last].astype(np.float32)
-            ramp = np.linspace(0, 1, min(math.ceil(FADE * self.rate), len(piece)), dtype=np.float32)
-            if first > 0 and (start, at) not in tails:
-                piece[: len(ramp)] *= ramp[:, None]
-            if last < len(self.samples) and (end, at + end - start) not in heads:
-                piece[len(piece) - len(ramp) :] *= ramp[::-1, None]
-            result[at + skipped : at + skipped + len(piece)] += piece
-        clipped = np.clip(np.rint(result), -32768, 32767)
-        return Sound(clipped.astype(np.int16), self.rate)
+            first = start + max(0, -start, -at)
+            last = min(end, len(self.samples), start + len(result) - at)
+            steps = max(min(math.ceil(FADE * self.rate), last - first) - 1, 1)
+            rises = first > 0 and (start, at) not in tails
+            falls = last < len(self.samples) and (end, at + end - start) not in heads
+            for block in range(first, last, BLOCK):
+                number = np.arange(block, min(block + BLOCK, last))[:, None]
+                piece = self.samples[block : block + len(number)].astype(np.float32)
+                if rises:
+                    piece *= np.minimum((number - first) / steps, 1)
+                if falls:
+                    piece *= np.minimum((last - 1 - number) / steps, 1)
+                place = at + block - start
+                _add(result[place : place + len(piece)], piece)
 
     def resampled(self, rate: int, channels: int) -> "Sound":
         """The same at another rate; one channel is heard on all."""
         samples = self.samples
+        if rate == self.rate and channels == samples.shape[1]:
+            return self
         if rate != self.rate:
             import av
 
@@ -85,14 +95,22 @@ def crossfaded(
     there = [sound for sound in (first, second) if sound is not None]
     rate = max(sound.rate for sound in there)
     channels = max(sound.samples.shape[1] for sound in there)
-    count = round(length * rate)
-    share = np.interp(np.arange(count) / rate, times, influence)[:, None]
-    total = np.zeros((count, channels))
-    for sound, gain in ((first, 1 - share), (second, share)):
-        if sound is not None:
-            samples = sound.resampled(rate, channels).samples[:count]
-            total[: len(samples)] += gain[: len(samples)] * samples
-    return Sound(np.clip(np.rint(total), -32768, 32767).astype(np.int16), rate)
+    result = np.zeros((round(length * rate), channels), np.int16)
+    heard = [None if s is None else s.resampled(rate, channels).samples for s in (first, second)]
+    for start in range(0, len(result), BLOCK):
+        into = result[start : start + BLOCK]
+        share = np.interp((start + np.arange(len(into))) / rate, times, influence)[:, None]
+        total = np.zeros(into.shape)
+        for samples, gain in zip(heard, (1 - share, share), strict=True):
+            if samples is not None:
+                some = samples[start : start + len(into)]
+                total[: len(some)] += gain[: len(some)] * some
+        _add(into, total)
+    return Sound(result, rate)
+
+
+def _add(into: Int16[np.ndarray, "N C"], samples: Float[np.ndarray, "N C"]) -> None:
+    into[:] = np.clip(np.rint(into + samples), -32768, 32767)
 
 
 def arranged(
@@ -104,9 +122,8 @@ def arranged(
         return None
     rate = max(sound.rate for sound in sounds)
     channels = max(sound.samples.shape[1] for sound in sounds)
-    parts = []
+    result = np.zeros((max(0, round(length * rate)), channels), np.int16)
     for sound in sounds:
         own = [(start, end, at) for each, start, end, at in pieces if each is sound]
-        parts.append(sound.resampled(rate, channels).arrange(own, length).samples)
-    total = np.sum(parts, axis=0, dtype=np.int32)
-    return Sound(np.clip(total, -32768, 32767).astype(np.int16), rate)
+        sound.resampled(rate, channels)._lay(result, own)
+    return Sound(result, rate)

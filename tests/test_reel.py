@@ -1,0 +1,60 @@
+"""Frames that are read when they are asked for."""
+
+import errno
+import tempfile
+
+import clips
+import numpy as np
+import pytest
+
+from vjax import reel as reels
+from vjax import video
+from vjax.reel import Reel, Spool
+from vjax.video import MediaError
+
+
+@pytest.fixture(params=["memory", "disk"])
+def spooled(request, monkeypatch):
+    monkeypatch.setattr(reels, "IN_MEMORY", 1 << 30 if request.param == "memory" else 1)
+    spool = Spool()
+    for frame in clips.ramp(20, 6, 8):
+        spool.append(frame)
+    return spool.reel()
+
+
+def test_a_reel_gives_what_an_array_gives(spooled):
+    frames = clips.ramp(20, 6, 8)
+    assert (spooled.shape, spooled.dtype, len(spooled)) == (frames.shape, frames.dtype, 20)
+    for index in (3, -1, slice(2, 7), slice(-3, None), [4, 1, 1], [], (..., 0), ...):
+        np.testing.assert_array_equal(spooled[index], frames[index])
+    np.testing.assert_array_equal(np.concatenate(list(spooled.blocks())), frames)
+    taken = spooled.taken([5, 0, 5]).mapped(lambda some: some[..., :1] + 1)
+    np.testing.assert_array_equal(taken, frames[[5, 0, 5], ..., :1] + 1)
+    assert taken.shape == (3, 6, 8, 1)
+    with pytest.raises(IndexError):
+        spooled[20]
+
+
+def test_nothing_is_read_before_it_is_asked_for():
+    asked: list[int] = []
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        asked.extend(numbers.tolist())
+        return np.zeros((len(numbers), 2, 2, 3), np.uint8)
+
+    later = Reel((50, 2, 2, 3), np.uint8, read).taken(slice(10, 40)).mapped(lambda some: some)
+    asked.clear()
+    assert later[2:5].shape == (3, 2, 2, 3)
+    assert asked == [12, 13, 14]
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    video.write(tmp_path / "a.mkv", clips.ramp(3), 10)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "append", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(MediaError, match=rf"in {tmp_path}: No space left.*TMPDIR"):
+        video.read(tmp_path / "a.mkv", aside=True)
