@@ -25,6 +25,10 @@ def test_a_name_says_the_verb_the_prompt_what_is_unusual_and_the_seed():
     assert name("a") != name("a", sampling=sampling)
     kept = name("a", verb="infill", video="a.mp4", keep=[[0, 5], [-5, 33]])
     assert kept == "infill-a-keep-0-5-minus-5-33-0.mp4"
+    kept = name("a", verb="infill", video="a.mp4", keep=[[None, 5], [-5, None]])
+    assert kept == "infill-a-keep-start-5-minus-5-end-0.mp4"
+    film = [[1, 0, 17], 1.0, [8, 33]]  # would be hard to read
+    assert name("a", verb="recut", videos=["a.mp4", "b.mp4"], film=film) == "recut-a-0.mp4"
     assert name("a", style="neon") == "text-a-style-neon-style-0.mp4"
 
 

@@ -167,6 +167,10 @@ def test_notes_and_warnings_are_sentences():
     assert "dragon" in unknown
     assert "The prompt is longer than the 32 tokens" in long
     assert "The negative prompt is longer" in negative
+    styled = vjax.text("a red circle", style=("{prompt}, dragons, mighty backgrounds", ""))
+    (unknown, long) = planning.plan(styled, MODEL, tiny.tokenizer()).warnings
+    assert "cannot know of the style: backgrounds, dragons, mighty" in unknown
+    assert long.endswith("its end, which the style adds, is left out: backgrounds")
     nothing = plan(vjax.animate(tiny.clip(1)[0], "a", frames=1))
     assert "nothing is made" in nothing.notes[0]
     assert nothing.segments == ()

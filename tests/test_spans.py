@@ -102,7 +102,7 @@ def test_the_shots_of_a_span_share_its_time():
     )
     said = dataclasses.replace(timeline, prompt="red. Cut to: blue", spans=told[1:])
     assert "its shots are not cut" in planning.plan(said, MODEL).notes[0]
-    with pytest.raises(RequestError, match="Card 1 has 2 shots, but 1 frames are to be made"):
+    with pytest.raises(RequestError, match="Card 1 has 2 shots, but 1 frame is to be made"):
         planning.plan(dataclasses.replace(timeline, fps=1.0, frames=3), MODEL)
 
 
@@ -274,6 +274,8 @@ def test_shots_divide_what_is_made_and_see_nothing_beyond_their_cuts():
     assert [line[:3] for line in plan.script.lines] == [("red.", 0, 15), ("blue", 15, 30)]
     assert [(c.strength.sum(), c.anchors.shape[1]) for c in seen] == [(0, 1), (2, 0)]
     assert [s.start for s in plan.segments] == [0, 17]
+    plan = planning.plan(vjax.extend(tiny.clip(8), "red. Cut to blue", seconds=2), MODEL)
+    assert "1 to 2 s: 'red.'; 2 to 3 s: 'blue'" in " ".join(plan.notes)  # what is given is not made
 
 
 def test_other_words_make_other_shots_of_the_same_frames():

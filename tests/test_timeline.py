@@ -9,7 +9,7 @@ import vjax
 from vjax.canvas import Canvas
 from vjax.config import DiTConfig, ModelConfig, VAEConfig
 from vjax.layout import on_canvas
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 MODEL = ModelConfig(
     name="tiny",
@@ -148,6 +148,9 @@ def test_a_timeline_says_what_it_holds():
         "made    what is left of the length",
         "in all  9 s, 96x64, 24 frames a second",
     ]
+    assert repr(found) == f"<Timeline\n{found.describe()}>"  # and no pixels
+    assert repr(film[0]) == "<Piece 1 frame of 80x64 at 1.5 s: kept>"
+    assert repr(Anchor(clip(2))) == "<Anchor 2 frames of 96x96: a reference>"
     mask = np.ones((2, 96, 96, 1))
     mask[:, :24] = 0
     assert Timeline("a", (Piece(clip(2), mask),)).describe().splitlines()[1] == (

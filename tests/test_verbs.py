@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 import vjax
 from vjax import planning, verbs, video
@@ -19,7 +21,7 @@ FULL = [
     {"verb": "bridge", "first": "p.png", "last": "q.png", "prompt": "a", "frames": 20},
     {"verb": "keyframes", "keys": [["p.png", 0.5], ["q.png", 2.0]], "prompt": "a", "frames": 40},
     {"verb": "extend", **VIDEO, "seconds": 1.0, "before": True, "fps": 12.0, "fps_in": 8.0},
-    {"verb": "infill", **VIDEO, "keep": [[0, 3], [-2, 9]]},
+    {"verb": "infill", **VIDEO, "keep": [[None, 3], [-2, None]]},
     {"verb": "inpaint", **VIDEO, "mask": "m.png", "fps_in": 8.0},
     {"verb": "remix", **VIDEO, "strength": "subtle", "region": "m.png"},
     {"verb": "remix", **VIDEO, "strength": 0.25, "source_prompt": ""},
@@ -40,7 +42,7 @@ FULL = [
         "verb": "recut",
         "videos": ["a.mp4", "b.mp4"],
         "prompt": "a",
-        "film": [[0, 3], 1.5, [1, 2, 5]],
+        "film": [[0, 3], 1.5, [1, None, 5]],
     },
     {
         "verb": "storyboard",
@@ -127,6 +129,7 @@ def test_files_are_stored_under_names_and_found_again():
         ({"verb": "infill", **VIDEO, "keep": [[0, 1], [2]]}, "keep must be"),
         ({"verb": "infill", **VIDEO, "keep": {"0": 1}}, "keep must be a list"),
         ({"verb": "infill", **VIDEO, "keep": []}, "at least one range"),
+        ({"verb": "infill", **VIDEO, "keep": [0, 5]}, r"keep must be a list: write \[\(0, 5\)\]"),
         (
             {"verb": "remix", **VIDEO, "strength": "wild"},
             "'wild' cannot be: choose subtle, mild, s",
@@ -217,7 +220,7 @@ def test_arrays_of_any_kind_are_the_same_frames(given):
     [
         (np.zeros((0, 9, 9, 3), np.uint8), "at least one frame"),
         (np.zeros((9, 9), np.uint8), r"\[9, 9\]"),
-        (np.zeros((2, 9, 9, 4), np.uint8), r"\[2, 9, 9, 4\]"),
+        (np.zeros((2, 9, 9, 5), np.uint8), r"\[2, 9, 9, 5\]"),
         (np.full((9, 9, 3), 1.5), "floats go from 0 to 1"),
         (np.full((9, 9, 3), np.nan), "floats go from 0 to 1"),
         (np.full((9, 9, 3), 256), "0 to 255"),
@@ -303,6 +306,33 @@ def test_a_video_in_place_of_a_picture_is_one_frame_and_says_so(tmp_path):
         assert len(piece.pixels) == 1
         assert note in piece.notes[0]
     assert not vjax.animate(tiny.clip(1), "a").pieces[0].notes
+
+
+def test_pictures_are_taken_from_whatever_holds_them_and_transparent_ones_over_black(tmp_path):
+    read = verbs.request_type("animate").of
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    pixels[0, 0] = 200, 100, 50, 0
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "a.png")
+    floats = pixels.astype(np.float32) / 255
+    given = (
+        tmp_path / "a.png",
+        picture,
+        pixels,
+        floats,
+        types.SimpleNamespace(__array_interface__=pixels.__array_interface__),
+    )
+    pieces = [read(each, "a").timeline().pieces[0] for each in given]
+    for piece in pieces:
+        np.testing.assert_array_equal(piece.pixels, pieces[0].pixels)
+        assert "over black" in " ".join(piece.notes)
+    assert not pieces[0].pixels[0, 0, 0].any()
+    opaque = read(picture.convert("RGB").convert("P"), "a").timeline().pieces[0]
+    assert opaque.pixels.shape == (1, 8, 8, 3)
+    assert not opaque.notes
+    turned = Image.fromarray(pixels[:4, :, :3])
+    turned.getexif()[0x0112] = 6  # as a phone held upright
+    assert read(turned, "a").timeline().pieces[0].pixels.shape == (1, 8, 4, 3)
 
 
 def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):

@@ -141,6 +141,10 @@ def _verbs() -> str:
         call = " ".join([verb, *(o.metavar for o in options.values() if o.positional)])
         own = [_dashed(name) for name in verbs.named_options(kind) if name not in everywhere]
         lines.append(f"  {call:<22} {kind.__doc__} ({', '.join(own)})")
+    lines += [
+        f"  {'styles [FILE]':<22} Lists what --style may name.",
+        f"  {'characters':<22} Keeps pictures of subjects by names for --character.",
+    ]
     more = [
         "styles",
         "characters --help",

@@ -120,6 +120,7 @@ def _work(
         else:  # all share the given frames
             plan = planning.reworded(plan, request.told, pipe.config, pipe.tokenizer)
         _, method = pipe.check(plan, seed=order.seed, variations=order.variations, **order.sampling)
+        usual = pipe.check(plan)[1].config
         notes.update(dict.fromkeys([*plan.notes, *plan.warnings]))
         if pipe.mesh is not None:
             width, height = (side // pipe.config.vae.spatial_ratio for side in plan.size)
@@ -150,7 +151,7 @@ def _work(
                 continue
             if order.out is None:
                 suffix = ".png" if plan.frames == 1 else ".mp4"
-                path = naming.name(request, seed, method.config, pipe.config.sampler, suffix)
+                path = naming.name(request, seed, method.config, usual, suffix)
                 path = media.free_path(pathlib.Path(path), taken)
             else:
                 path = _numbered(order, len(jobs))

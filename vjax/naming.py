@@ -17,7 +17,7 @@ _SETTINGS = 48  # of them, at most
 def name(
     request: Request, seed: int, sampling: SamplerConfig, usual: SamplerConfig, suffix: str
 ) -> str:
-    """Verb, prompt, every setting that is not the usual one, and the seed.
+    """Verb, prompt, every setting that is not the usual one but cards and films, and the seed.
 
     Such as `extend-a-red-circle-moves-right-seconds-3-0.mp4`.
     """
@@ -25,7 +25,7 @@ def name(
     settings = {
         field: value
         for field, value in stored.items()
-        if field not in ("verb", "prompt", "negative", "cards") and value not in (None, "")
+        if field not in ("verb", "prompt", "negative", "cards", "film") and _says(value)
     }
     for field in ("solver", "steps", "guidance", "shift"):
         if getattr(sampling, field) != getattr(usual, field):
@@ -36,11 +36,19 @@ def name(
     return "-".join(filter(None, [request.verb, words, end]))
 
 
+def _says(value: Any) -> bool:
+    """Whether a stored value is more than files, which have no name here."""
+    return any(map(_says, value)) if isinstance(value, list) else value not in (None, "")
+
+
 def _said(field: str, value: Any) -> str:
     if value is True:
         return _slug(field)
     if isinstance(value, int | float) and value >= 0:
         return f"{_slug(field)}-{value:g}"
+    if isinstance(value, list) and isinstance(value[0], list):  # ranges, whose ends may be open
+        ends = ("start", "end")
+        value = [ends[n] if at is None else at for each in value for n, at in enumerate(each)]
     text = re.sub(r"-(?=[0-9])", " minus ", str(value)).replace(PROMPT, "")
     return _slug(f"{field} {text}")
 

@@ -202,13 +202,22 @@ def _warnings(
         names.get(line.text) or f"The text {line.text[:40]!r}": line.text for line in script.lines
     }
     words = set().union(*map(words_of, texts.values()))
-    if known and words - known:
-        unknown = shorten(", ".join(sorted(words - known)), 200)
-        found.append(f"{model.name} was trained on a small world and cannot know: {unknown}.")
+    unknown, around = words - known if known else set(), set(words_of(timeline.style))
+    for of_style, those in (("", unknown - around), (" of the style", unknown & around)):
+        if those:
+            said = shorten(", ".join(sorted(those)), 200)
+            found.append(
+                f"{model.name} was trained on a small world and cannot know{of_style}: {said}."
+            )
     for name, text in (texts | {"The negative prompt": timeline.negative}).items():
         if tokenizer is not None and (lost := tokenizer.lost(text)):
+            read = text.removesuffix(lost)
+            if lost[0].isalnum() and read[-1:].isalnum():  # a word that is read in part
+                lost = read.split()[-1] + lost
+            of_style = timeline.style.rstrip().endswith(lost.strip())
+            end = "its end, which the style adds," if of_style else "its end"
             found.append(
                 f"{name} is longer than the {model.text.max_length} tokens that {model.name} "
-                f"reads; its end is left out: {shorten(lost, 80)}"
+                f"reads; {end} is left out: {shorten(lost, 80)}"
             )
     return found

@@ -197,9 +197,9 @@ def _parted(
     """Texts that share the frames to make equally and are heard in others around them; a note."""
     first, count, length = made[0], len(texts), made[1] - made[0]
     if length < count:
+        frames = "1 frame is" if length == 1 else f"{length} frames are"
         raise RequestError(
-            f"{called} has {count} shots, but {length} frames are to be made: each shot needs one "
-            "at least."
+            f"{called} has {count} shots, but {frames} to be made: each shot needs one at least."
         )
     inner = (first - -number * length // count for number in range(1, count))
     edges = [heard[0], *inner, heard[1]]
@@ -208,7 +208,8 @@ def _parted(
         for text, start, stop in zip(texts, edges, edges[1:], strict=False)
     ]
     said = [
-        f"{start / fps:.4g} to {stop / fps:.4g} s: {shorten(text, 60)!r}"
+        f"{max(start, made[0]) / fps:.4g} to {min(stop, made[1]) / fps:.4g} s: "
+        f"{shorten(text, 60)!r}"
         for text, start, stop, *_ in lines
     ]
     return lines, f"{called} has {count} shots, with a cut to each: {'; '.join(said)}."

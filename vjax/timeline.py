@@ -26,16 +26,19 @@ def printable(line: str) -> str:
 def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames from any array of pictures: [T H W 3] or [H W 3], 0 to 255 or floats from 0 to 1.
 
+    A fourth channel is how opaque they are; as those of a file they are shown over black.
+
     Raises:
         RequestError: it holds something else.
     """
     frames = np.asarray(array)
     if frames.ndim == 3:
         frames = frames[None]
-    if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+    if frames.ndim != 4 or frames.shape[-1] not in (3, 4) or not frames.size:
         raise RequestError(
-            "Frames are an array [T H W 3] with at least one frame, or one picture [H W 3]; got "
-            f"{frames.dtype} {list(np.shape(array))}."
+            "Frames are an array [T H W 3] with at least one frame, or one picture [H W 3], with a "
+            f"fourth channel where they are transparent; got {frames.dtype} "
+            f"{list(np.shape(array))}."
         )
     if np.issubdtype(frames.dtype, np.floating):
         low, high = float(frames.min()), float(frames.max())
@@ -53,7 +56,11 @@ def as_frames(array: Any) -> UInt8[np.ndarray, "T H W 3"]:
             )
     elif frames.dtype != np.uint8:
         raise RequestError(f"Frames are whole numbers or floats, not {frames.dtype}.")
-    return np.ascontiguousarray(frames, np.uint8)
+    frames = np.ascontiguousarray(frames, np.uint8)
+    if frames.shape[-1] == 4:
+        opacity = frames[..., 3:].astype(np.uint16)
+        frames = ((frames[..., :3] * opacity + 127) // 255).astype(np.uint8)
+    return frames
 
 
 def as_reel(frames: Any) -> Reel:
@@ -113,6 +120,9 @@ class Piece:
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "strength", strength)
 
+    def __repr__(self) -> str:
+        return f"<Piece {_described(self)}>"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Anchor:
@@ -136,6 +146,11 @@ class Anchor:
 
     def __post_init__(self):
         object.__setattr__(self, "pixels", as_reel(self.pixels))
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.pixels.shape
+        at = "a reference" if self.at is None else f"at {self.at:g} s"
+        return f"<Anchor {count} frame{'s' * (count > 1)} of {width}x{height}: {at}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +222,7 @@ class Timeline:
         guidance: how closely to follow the prompt; None: as the model prefers.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
         tiled: it may be larger than what the model makes at once, in tiles that overlap.
+        style: what of the prompt is said around what the user wrote.
         cut_within: where less than so many seconds are to be made between two pieces, there is a
             cut: what comes before the second does not see it, nor it what comes before.
 
@@ -229,6 +245,7 @@ class Timeline:
     sound: Any = None
     cut_within: float = 0.0
     tiled: bool = False
+    style: str = ""
 
     def __post_init__(self):
         if self.loop and len(self.film) > 1 and not isinstance(self.film[0], Piece):
@@ -241,6 +258,9 @@ class Timeline:
                 f"A loop begins with what is given, not {first.at:g} seconds before it: leave its "
                 "time out."
             )
+
+    def __repr__(self) -> str:
+        return f"<Timeline\n{self.describe()}>"
 
     @property
     def pieces(self) -> tuple[Piece, ...]:

@@ -7,21 +7,25 @@ import numpy as np
 
 from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
-from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_range, within
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Range, Request, parse_range, within
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Infill(Request):
     """New frames between kept ones."""
 
-    example = 'infill clip.mp4 --keep 0:5 --keep -5:33 --prompt "a red circle moves right"'
+    example = 'infill clip.mp4 --keep 0:5 --keep -5: --prompt "a red circle moves right"'
 
     video: Annotated[Media, Option("the video to change", "VIDEO", positional=True)]
     prompt: Prompt
     _: dataclasses.KW_ONLY
     keep: Annotated[
-        tuple[tuple[int, int], ...],
-        Option("keep frames A to B - 1; may be repeated", "A:B", parse_range),
+        tuple[Range, ...],
+        Option(
+            "keep frames A to B - 1; an end may be left out; may be repeated",
+            "[A]:[B]",
+            parse_range,
+        ),
     ] = ()
     fps_in: FpsIn = None
 
@@ -47,7 +51,8 @@ def infill(video: Media, prompt: str, **options) -> Timeline:
 
     Args:
         options: `keep`, ranges [start, end) of the given video's frames, in which negative numbers
-            count from its end; `fps_in`, the frame rate of an array (the model's); `negative`,
+            count from its end and None is an open end, as in [(0, 5), (-5, None)];
+            `fps_in`, the frame rate of an array (the model's); `negative`,
             `size` and `fps` as in `text`.
     """
     return Infill.of(video, prompt, **options).timeline()

@@ -55,11 +55,13 @@ def read(
             )
             sound = None
         return Piece(clip.frames, fps=rate, sound=sound, notes=(*clip.notes, *notes))
-    frames = as_frames(source)
+    frames, notes = as_frames(source), []
+    if np.ndim(source) in (3, 4) and np.shape(source)[-1] == 4:
+        notes.append("What is given has a fourth channel, opacity: it is shown over black.")
     if first and len(frames) > 1:
-        note = f"Of {len(frames)} frames, of which one is needed, the first is used."
-        return Piece(frames[:1], notes=(note,))
-    return Piece(frames, fps=fps)
+        notes.append(f"Of {len(frames)} frames, of which one is needed, the first is used.")
+        return Piece(frames[:1], notes=tuple(notes))
+    return Piece(frames, fps=fps, notes=tuple(notes))
 
 
 def mask(source: Media, piece: Piece) -> tuple[Bool[Reel, "T H W"], tuple[str, ...]]:
@@ -115,11 +117,13 @@ def _as_pictures(array: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     if array.ndim == 4 or (
-        array.ndim == 3 and array.shape[:2] == sides and array.shape[2] in (1, 3)
+        array.ndim == 3 and array.shape[:2] == sides and array.shape[2] in (1, 3, 4)
     ):
         array = array[None] if array.ndim == 3 else array
     elif array.ndim in (2, 3):
         array = array.reshape(-1, *array.shape[-2:], 1)
+    if array.shape[-1:] == (4,):  # as of a file, its colours alone
+        array = array[..., :3]
     if array.shape[-1:] == (1,):
         array = np.repeat(array, 3, axis=-1)
     return as_frames(array)
@@ -152,4 +156,6 @@ def prompt_of(source: Media, prompt: str = "") -> tuple[str, str]:
         found = found.encode(errors="ignore").decode() if isinstance(found, str) else ""
         if found.strip():
             return found, f"The prompt is that which {os.path.basename(source)} was made from."
-    raise RequestError("The video does not say what it shows: say it with a prompt.")
+    raise RequestError(
+        "The video does not say what it shows: say it with --prompt TEXT (in Python, prompt)."
+    )

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from vjax.timeline import Gap, Piece, RequestError, Timeline, as_reel
 from vjax.verbs import media
-from vjax.verbs.request import FpsIn, Media, Option, Prompt, Request, parse_range, within
+from vjax.verbs.request import FpsIn, Media, Option, Prompt, Range, Request, parse_range, within
 
-Cut = float | tuple[int, int] | tuple[int, int, int]
+Cut = float | Range | tuple[int, int | None, int | None]
 
 
-def parse_keep(text: str) -> tuple[int, ...]:
+def parse_keep(text: str) -> tuple[int | None, ...]:
     """ "2:7" as the frames 2 to 6 of the first video, "1:2:7" of the one after it."""
     number, _, rest = text.partition(":")
     if ":" not in rest:
@@ -40,7 +40,7 @@ class Recut(Request):
                 "keep": Option(
                     "frames A to B - 1, of video N (0); the order of --keep and --gap is that of "
                     "the film",
-                    "[N:]A:B",
+                    "[N:][A]:[B]",
                     parse_keep,
                 ),
                 "gap": Option("make so many seconds", "S", float),
@@ -61,9 +61,9 @@ class Recut(Request):
         return self.with_film(tuple(film))
 
 
-def _piece(videos: Sequence[Piece], cut: tuple[int, ...]) -> Piece:
+def _piece(videos: Sequence[Piece], cut: tuple[int | None, ...]) -> Piece:
     number, start, end = cut if len(cut) == 3 else (0, *cut)
-    if not 0 <= number < len(videos):
+    if number is None or not 0 <= number < len(videos):
         raise RequestError(
             f"There is no video {number}: they are numbered from 0 to {len(videos) - 1}."
         )
@@ -83,7 +83,8 @@ def recut(videos: Sequence[Media], prompt: str, **options) -> Timeline:
     Args:
         options: `film`, what is shown in its order: a range of frames to keep, (start, end) of the
             first video or (number, start, end) of another, counted from 0, where negative frames
-            count from the end; or a number, so many seconds to make. `fps_in`, the frame rate of
-            arrays (the model's); `negative`, `size` and `fps` as in `text`.
+            count from the end and None is an open end; or a number, so many seconds to make.
+            `fps_in`, the frame rate of arrays (the model's); `negative`, `size` and `fps` as in
+            `text`.
     """
     return Recut.of(videos, prompt, **options).timeline()

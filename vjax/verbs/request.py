@@ -48,15 +48,23 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def parse_range(text: str) -> tuple[int, int]:
-    """ "2:7" as the frames 2 to 6."""
+Range = tuple[int | None, int | None]
+
+
+def parse_range(text: str) -> Range:
+    """ "2:7" as the frames 2 to 6, ":7" as those before 7 and "-5:" as the last five."""
     try:
-        start, end = (int(part) for part in text.split(":"))
+        start, end = (int(part) if part.strip() else None for part in text.split(":"))
     except ValueError:
         raise RequestError(
             f"{typed.shown(text)} is no range of frames: write START:END, such as 0:5."
         ) from None
     return start, end
+
+
+def spelled(start: int | None, end: int | None) -> str:
+    """A range as `parse_range` reads it."""
+    return ":".join("" if n is None else str(n) for n in (start, end))
 
 
 def parse_rate(text: str) -> float:
@@ -70,19 +78,20 @@ def parse_rate(text: str) -> float:
         ) from None
 
 
-def within(start: int, end: int, count: int, what: str) -> slice:
+def within(start: int | None, end: int | None, count: int, what: str) -> slice:
     """The frames from `start` to `end` - 1 of something that has so many.
 
-    Negative numbers count from its end.
+    Negative numbers count from its end, and None is the start or the end itself.
 
     Raises:
         RequestError: they do not fit; names what they are of.
     """
-    first, last = (n + count if n < 0 else n for n in (start, end))
+    first, last = 0 if start is None else start, count if end is None else end
+    first, last = (n + count if n < 0 else n for n in (first, last))
     if not 0 <= first < last <= count:
         raise RequestError(
-            f"The range {start}:{end} does not fit {what}: its {count} frames end at {count}, and "
-            "the first is 0."
+            f"The range {spelled(start, end)} does not fit {what}: its {count} frames end at "
+            f"{count}, and the first is 0."
         )
     return slice(first, last)
 
@@ -165,8 +174,10 @@ class Request:
         """The timeline of a film, with what all verbs say of their result."""
         from vjax.verbs import media
 
-        avoided = styles.of(self.style).avoided(self.negative)
-        shared = {"size": self.size, "fps": self.fps, **more}
+        style = styles.of(self.style)
+        avoided = style.avoided(self.negative)
+        around = style.prompt.replace(styles.PROMPT, "")
+        shared = {"size": self.size, "fps": self.fps, "style": around, **more}
         shared["anchors"] = (*more.get("anchors", ()), *map(media.reference, self.character))
         return Timeline(self.told, tuple(film), avoided, **shared)
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -38,10 +39,17 @@ def checked(hint: Any, value: Any, where: str, find: Callable[[Any], Media] | No
                 return find(value)
             if isinstance(value, str | os.PathLike) and os.fspath(value):
                 return value
-            if hasattr(value, "__array__"):
+            if (pillow := sys.modules.get("PIL.Image")) and isinstance(value, pillow.Image):
+                from vjax.video import pictures
+
+                return pictures.in_memory(value)
+            if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
                 return np.asarray(value)
         elif isinstance(value, list | tuple):
             if (inner := _elements(kind, len(value))) is not None:
+                if _is_element(kind, value):
+                    one = ", ".join(map(shown, value))
+                    raise RequestError(f"{where} must be a list: write [({one})].")
                 return tuple(
                     checked(each, v, _numbered(each, where, number), find)
                     for number, (each, v) in enumerate(zip(inner, value, strict=True), 1)
@@ -107,6 +115,13 @@ def _elements(kind: Any, count: int) -> tuple[Any, ...] | None:
     inner = typing.get_args(kind)
     inner = inner[:1] * count if inner[-1:] == (...,) else inner
     return inner if len(inner) == count else None
+
+
+def _is_element(kind: Any, value: Any) -> bool:
+    """Whether a value is one of a list of tuples, without the list around it."""
+    inner = typing.get_args(kind)[0]
+    alone = not any(isinstance(each, list | tuple) for each in value)
+    return alone and bool(value) and _elements(inner, len(value)) is not None
 
 
 def _numbered(hint: Any, where: str, number: int) -> str:

@@ -78,6 +78,11 @@ def too_large(path: pathlib.Path, width: int, height: int) -> MediaError:
     return MediaError(f"{path} has too many pixels ({width}x{height}); make it smaller first.")
 
 
+def transparent(path: pathlib.Path) -> str:
+    """The note on a file that is not opaque everywhere."""
+    return f"{path} is transparent in parts: they are shown over black."
+
+
 def broken(path: pathlib.Path, count: int, seconds: float, expected: float = 0) -> str:
     """The note on a file whose tail is damaged."""
     of = f" of {expected:.2f} s" if expected > seconds else ""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vjax.video.clip import MediaError
+from vjax.video.clip import MediaError, transparent
 from vjax.video.fitting import coarse, fit
 
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
@@ -111,6 +111,8 @@ class Picture:
         else:
             frame = self._managed(frame)
             if alpha is not None and self.layer == "shown":
+                if np.asarray(alpha).min() < 255:
+                    self.notes.setdefault(transparent(self.path))
                 frame = Image.composite(frame, Image.new("RGB", frame.size), alpha)
         turn = _turn(_orientation(self.image))
         if turn is not None:
@@ -170,6 +172,23 @@ def open_picture(path: pathlib.Path, layer: str = "shown") -> Picture | None:
         raise
     except _BROKEN as error:
         raise MediaError(f"{path} is damaged and cannot be read ({error}).") from error
+
+
+def in_memory(image: Any) -> UInt8[np.ndarray, "H W _C"]:
+    """The pixels of an image of Pillow's as of a file; a fourth channel says how opaque.
+
+    Raises:
+        MediaError: they cannot be decoded.
+    """
+    path = pathlib.Path(getattr(image, "filename", "") or "The picture")
+    try:
+        layers = ["colour", "opacity"] if image.has_transparency_data else ["colour"]
+        found = [Picture(path, image, False, layer)._pixels() for layer in layers]
+    except MediaError:
+        raise
+    except _BROKEN as error:
+        raise MediaError(f"{path} is damaged and cannot be read ({error}).") from error
+    return np.concatenate([found[0], *(layer[..., :1] for layer in found[1:])], axis=-1)
 
 
 def _mended_webp(path: pathlib.Path) -> io.BytesIO | None:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax.video import colour
-from vjax.video.clip import MAX_PIXELS, MediaError, too_large
+from vjax.video.clip import MAX_PIXELS, MediaError, too_large, transparent
 from vjax.video.fitting import coarse, fit
 from vjax.video.pictures import Shown, Size
 from vjax.video.sound import Sound
@@ -213,6 +213,8 @@ class Video:
             pixels = colour.to_srgb(pixels, transfer, primaries)
         elif alpha:
             opacity = pixels[..., 3:].astype(np.uint16)
+            if opacity.min() < 255:
+                self.notes.setdefault(transparent(self.path))
             pixels = ((pixels[..., :3] * opacity + 127) // 255).astype(np.uint8)
         return fit(_turned(pixels, matrix)[None], *target)[0]
 
