@@ -278,6 +278,22 @@ def test_shots_divide_what_is_made_and_see_nothing_beyond_their_cuts():
     assert "1 to 2 s: 'red.'; 2 to 3 s: 'blue'" in " ".join(plan.notes)  # what is given is not made
 
 
+@pytest.mark.parametrize(
+    ("count", "own", "wanted", "cuts"),
+    [
+        (16, 8, 16, (16,)),
+        (16, 8, 24, (24,)),
+        (24, 24, 30, (15,)),
+        (9, 8, 16, (9,)),
+        (16, 8, 64, (64,)),
+    ],
+)
+def test_shots_of_what_is_interpolated_are_cut_where_they_were(count, own, wanted, cuts):
+    told = {"fps": float(wanted), "fps_in": float(own)}
+    timeline = vjax.interpolate(tiny.clip(count), "red. Cut to: blue", **told)
+    assert planning.plan(timeline, MODEL).script.cuts == cuts
+
+
 def test_other_words_make_other_shots_of_the_same_frames():
     plan = planning.plan(vjax.text("red", frames=16), MODEL)
     cut = planning.reworded(plan, "red. Cut to blue", MODEL)

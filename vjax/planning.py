@@ -103,7 +103,9 @@ class Plan:
         from vjax.video import fit
 
         index = (
-            np.rint(np.linspace(0, self.frames - 1, min(columns, self.frames))).astype(int).tolist()
+            np.rint(np.linspace(0, self.frames - 1, max(1, min(columns, self.frames))))
+            .astype(int)
+            .tolist()
         )
         width, height = (max(1, round(side * 96 / max(self.size))) for side in self.size)
         shown = []
@@ -197,7 +199,10 @@ def _warnings(
 ) -> list[str]:
     found, known = [], set(model.vocabulary)
     names = {span.text: span.name for span in timeline.spans}
-    texts = {"The prompt": script.prompt, "The source prompt": timeline.source_prompt}
+    texts = {
+        "The prompt": script.prompt,
+        "The source prompt": " ".join(spans.shots(timeline.source_prompt)),
+    }
     texts |= {
         names.get(line.text) or f"The text {line.text[:40]!r}": line.text for line in script.lines
     }

@@ -183,10 +183,15 @@ def _around(line: Line, cuts: Iterable[int]) -> tuple[float, float]:
 
 
 def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:
-    """Shots of equal length over what is made. What is given goes with the shot beside it."""
+    """Shots of equal length over what is made. What is given goes with the shot beside it.
+
+    One given frame at an end is a part of what is made: what is interpolated has its cuts where
+    they were.
+    """
     frames = canvas.shown
     made = np.flatnonzero(~canvas.known[:frames])
-    first, last = int(made[0]), int(made[-1]) + 1
+    first = int(made[0]) if made[0] > 1 else 0
+    last = int(made[-1]) + 1 if made[-1] < frames - 2 else frames
     lines, note = _parted(texts, (first, last), (0, frames), canvas.fps, "The prompt")
     return Script("", tuple(lines), frames, canvas.loop, (note,))
 
