@@ -104,6 +104,18 @@ def test_positions_are_in_the_models_own_frames(fps):
     np.testing.assert_allclose(found.anchor_positions, [[2 * stretch]])
 
 
+def test_what_is_known_beside_a_hole_is_what_it_is_without_one():
+    video = np.full((9, 32, 32, 3), (200, 120, 40), np.uint8)
+    mask = np.zeros((32, 32), bool)
+    mask[8:21, 13:24] = True
+    found = condition(
+        vjax.inpaint(np.where(mask[..., None], 9, video).astype(np.uint8), "a", mask=mask)
+    )
+    kept = np.broadcast_to(found.strength[0] == 1, found.source.shape[1:])
+    assert 0 < kept.mean() < 1
+    np.testing.assert_allclose(found.source[0][kept], encode(video)[kept], atol=1e-5)
+
+
 def test_partial_strength_is_one_value_per_token():
     strength = np.zeros((9, 32, 32, 1), np.float32)
     strength[:, :, 16:] = 0.5

@@ -88,6 +88,16 @@ def test_each_window_starts_at_one_point(pipe):
         made = window.stop
 
 
+def test_shots_know_nothing_of_what_is_given_beyond_their_cuts(pipe):
+    given = tiny.clip(14)
+    other = np.concatenate([given[:7], 255 - given[7:]])
+    made, found = (
+        pipe(vjax.remix(each, "red. Cut to blue", strength=0.3)) for each in (given, other)
+    )
+    np.testing.assert_array_equal(made[:7], found[:7])
+    assert not np.array_equal(made[7:], found[7:])
+
+
 def test_the_source_is_what_the_file_says_the_user_says_or_nobody(tmp_path):
     given = tiny.clip(5)
     media.write(tmp_path / "plain.mkv", given, 8)

@@ -95,13 +95,36 @@ def test_as_many_frames_come_out_as_go_in(count):
 
 
 def test_one_tile_has_the_bytes_of_no_tiling():
-    timeline = vjax.upscale(tiny.clip(5, 24, 32), "a", size=(64, 48), fps_in=8)
-    whole = PIPE(dataclasses.replace(timeline, tiled=False), steps=8)
-    np.testing.assert_array_equal(PIPE(timeline, steps=8), whole)
-    given = video.fit(tiny.clip(5, 24, 32), 64, 48).astype(int)
-    other = vjax.upscale(tiny.clip(5, 24, 32, 2), "a", size=(64, 48), fps_in=8)
-    assert not np.array_equal(PIPE(other, steps=8), whole)
-    assert whole.shape == given.shape
+    latents = jax.random.normal(jax.random.key(0), (2, 3, 17, 12, 4))
+    t, text = jnp.full((2, 3), 0.3), jnp.float32(0.5)
+
+    def velocity(x, t, text, *, anchors, positions):
+        return jnp.sin(x) * t[:, :, None, None, None] + anchors.mean() + text
+
+    whole = jax.jit(velocity)(latents, t, text, **known(latents))
+    found = jax.jit(tiled(velocity, Tiles(17, 12, (0,), (0,))))(latents, t, text, **known(latents))
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_every_tile_sees_the_whole_of_a_reference():
+    latents = jax.random.normal(jax.random.key(0), (1, 1, 17, 12, 4))
+    tiles = dataclasses.replace(TILES, references=1)
+
+    def velocity(x, t, text, *, anchors, positions):
+        return jnp.broadcast_to(anchors[:, 1:].sum((2, 3), keepdims=True), x.shape)
+
+    seen = jnp.concatenate([latents, latents], axis=1)
+    found = tiled(velocity, tiles)(
+        latents, jnp.zeros((1, 1)), jnp.float32(0), anchors=seen, positions=jnp.zeros(1)
+    )
+    corner = latents[:, :, : TILES.height, : TILES.width].sum((2, 3), keepdims=True)
+    np.testing.assert_allclose(found, jnp.broadcast_to(corner, found.shape), rtol=1e-5)
+    given, picture = tiny.clip(1, 24, 32), tiny.clip(1, 40, 40)[0]
+    asked = {"size": (96, 72), "fps_in": 8}
+    plain = PIPE(vjax.upscale(given, "a", **asked), steps=3)
+    drawn = vjax.upscale(given, "a", character=[picture], **asked)
+    assert PIPE.plan(drawn).tiles.references == 1
+    assert not np.array_equal(PIPE(drawn, steps=3), plain)
 
 
 def test_what_is_larger_than_the_model_makes_is_made_in_tiles():

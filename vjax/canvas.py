@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from einops import reduce, repeat
 from jaxtyping import Bool, Float, UInt8
 
 from vjax.reel import Reel
@@ -125,20 +127,23 @@ class Canvas:
                 np.copyto(frames[place], each.frames[inside], where=kept[place] > 0)
         return frames, kept
 
-    def between(self, start: int, stop: int) -> UInt8[Reel, "T H W 3"]:
-        """The frames from `start` to `stop` - 1; beyond the end the last one stands still."""
+    def between(self, start: int, stop: int, end: int) -> UInt8[Reel, "T H W 3"]:
+        """The frames from `start` to `stop` - 1 as an encoder is to see them.
+
+        From `end` on the last one before it stands still. In frames of which some pixels are known
+        the others are as those around them.
+        """
 
         def read(numbers: np.ndarray) -> np.ndarray:
-            at = np.minimum(start + numbers, self.frames - 1)
+            at = np.minimum(start + numbers, end - 1)
             first = int(at.min())
-            return self.cut(first, int(at.max()) + 1)[0][at - first]
+            frames, strength = self.cut(first, int(at.max()) + 1)
+            if strength.shape[1:3] != (1, 1) and (strength == 0).any():
+                centred = filled(frames.astype(np.float32) - 127.5, np.float32(strength > 0))
+                frames = np.rint(centred + 127.5).astype(np.uint8)
+            return frames[at - first]
 
         return Reel((stop - start, self.height, self.width, 3), np.uint8, read)
-
-    def strengths(self, start: int, stop: int) -> Float[np.ndarray, "t #H #W 1"]:
-        """How strongly the frames from `start` to `stop` - 1 are known, within the canvas."""
-        start = min(start, self.frames - 1)
-        return self.cut(start, min(max(stop, start + 1), self.frames))[1]
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[Given, slice, slice]]:
         """What is given from `start` to `stop` - 1: at which place there, and which part of it."""
@@ -157,6 +162,28 @@ def ends_of(strength: Reel) -> Float[np.ndarray, "3 T"]:
         between = ((flat > 0) & (flat < 1)).any(axis=1)
         found.append(np.stack([flat.min(axis=1), flat.max(axis=1), between.astype(np.float32)]))
     return np.concatenate(found, axis=1)
+
+
+def filled(frames: Any, known: Any) -> Any:
+    """Frames [… H W C] in which what is not known is as what is known around it.
+
+    An encoder looks beyond a pixel: next to a black hole, what is known would be darker to it than
+    it is. Each unknown pixel has the mean of the smallest block around it that knows any (the
+    pull-push of Gortler et al. 1996); 0 where nothing is known of a frame.
+
+    Args:
+        known: 1 or 0 [… H W 1].
+    """
+    height, width = frames.shape[-3:-1]
+    odd = height % 2 or width % 2
+    sides = {"p": height, "q": width} if odd else {"p": 2, "q": 2}
+    count = reduce(known, "... (h p) (w q) c -> ... h w c", "sum", **sides)
+    means = reduce(frames * known, "... (h p) (w q) c -> ... h w c", "sum", **sides)
+    means = means / (count + (count == 0))
+    if not odd:
+        means = filled(means, (count > 0).astype(known.dtype))
+    around = repeat(means, "... h w c -> ... (h p) (w q) c", **sides)
+    return frames * known + around * (1 - known)
 
 
 def runs(mask: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:

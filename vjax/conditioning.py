@@ -19,6 +19,7 @@ from vjax.canvas import Canvas
 from vjax.config import ModelConfig
 from vjax.reel import Reel
 from vjax.sampler import Condition, Origin
+from vjax.segments import Segment
 
 REFERENCE = 32.0  # native latent frames from the first of a window back to the first reference
 REFERENCES_APART = 4.0
@@ -113,35 +114,36 @@ def in_a_row(texts: Sequence[Float[np.ndarray, "s D"]], count: int) -> Float[np.
 
 def known_latents(
     canvas: Canvas,
-    start: int,
-    prefix: int,
-    latents: int,
+    segment: Segment,
     model: ModelConfig,
     encode: Callable[[np.ndarray | Reel], np.ndarray],
 ) -> tuple[Float[np.ndarray, "t h w C"], Float[np.ndarray, "t #h #w 1"]]:
-    """What is known in place of a stretch of so many latents, and how strongly.
+    """What is known in place of a segment, and how strongly.
 
     Args:
-        start: the frame of its first latent.
-        prefix: so many latents at its start are known whole.
         encode: uint8 frames [T H W 3] to normalised latents [t h w C].
     """
+    start, latents = segment.start, segment.latents
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
     shape = (latents, canvas.height // side, canvas.width // side, model.dit.in_channels)
     stop = start + 1 + ratio * (latents - 1)
     if canvas.partly_known(start, stop):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
-        # The last latent may reach beyond the end, where the last frame stands still.
-        frames = canvas.between(start, stop)
-        source, kept = encode(frames), np.zeros((*shape[:3], 1), np.float32)
+        # The last latent may reach beyond the end or a cut, where the last frame stands still.
+        end = canvas.frames if segment.cut is None else segment.cut
+        source, each = encode(canvas.between(start, stop, end)), []
         for n in range(latents):
-            first, last = (max(start + 1 + ratio * (i - 1), start) for i in (n, n + 1))
-            kept[n] = of_pixels(canvas.strengths(first, last), model)
+            first = min(max(start + 1 + ratio * (n - 1), start), end - 1)
+            last = max(min(start + 1 + ratio * n, end), first + 1)
+            each.append(of_pixels(canvas.cut(first, last)[1], model))
+        sides = np.broadcast_shapes(*(strength.shape for strength in each))
+        kept = np.concatenate([np.broadcast_to(strength, sides) for strength in each])
         np.copyto(source, 0, where=kept == 0)
         return source, kept
     source = np.zeros(shape, np.float32)
     kept = np.zeros((latents, 1, 1, 1), np.float32)
-    if prefix:
-        source[:prefix] = encode(canvas.between(start, start + 1 + ratio * (prefix - 1)))
-        kept[:prefix] = 1
+    if segment.prefix:
+        known = start + 1 + ratio * (segment.prefix - 1)
+        source[: segment.prefix] = encode(canvas.between(start, known, known))
+        kept[: segment.prefix] = 1
     return source, kept

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax import spans
-from vjax.anchors import Clip, guiding
+from vjax.anchors import Clip, anchors_of, guiding
 from vjax.canvas import Canvas, runs
 from vjax.config import ModelConfig
 from vjax.layout import on_canvas
@@ -178,6 +178,8 @@ def _planned(
             "overlap.",
         )
     timed, references = guiding(canvas, ratio)
+    if tiles is not None:
+        tiles = dataclasses.replace(tiles, references=len(anchors_of(references, ratio)))
     cuts = tuple(sorted({*canvas.cuts, *script.cuts}))
     return Plan(
         timeline,

@@ -66,14 +66,7 @@ class Rollout(Stages):
         """The frames `first` to `stop` - 1 of a segment, as soon as their latents are there."""
         model, ratio = self.config, self.config.vae.temporal_ratio
         known = [
-            conditioning.known_latents(
-                plan.canvas,
-                segment.start,
-                segment.prefix,
-                segment.latents,
-                model,
-                self.encode_pixels,
-            )
+            conditioning.known_latents(plan.canvas, segment, model, self.encode_pixels)
             for plan in plans
         ]
         latents = np.stack([latents for latents, _ in known])
@@ -119,11 +112,26 @@ class Rollout(Stages):
         self, plan: Plan, window: Window, encoded: Mapping[Clip, np.ndarray]
     ) -> dict[Clip, np.ndarray]:
         """The latents of all that a window sees out of order; some are encoded already."""
-        clips = dict.fromkeys((*(anchor.clip for anchor in window.anchors), *plan.references))
-        return {
+        found = {
             clip: encoded[clip] if clip in encoded else self.encode_pixels(clip.frames(plan.canvas))
-            for clip in clips
+            for clip in dict.fromkeys(anchor.clip for anchor in window.anchors)
         }
+        for clip in plan.references:
+            found[clip] = encoded[clip] if clip in encoded else self._reference(plan, clip)
+        return found
+
+    def _reference(self, plan: Plan, clip: Clip) -> np.ndarray:
+        """The latents of a reference, of which every tile sees the whole."""
+        frames = np.asarray(clip.frames(plan.canvas))
+        if (tiles := plan.tiles) is None:
+            return self.encode_pixels(frames)
+        from vjax import video
+
+        side = self.config.vae.spatial_ratio
+        latents = self.encode_pixels(video.fit(frames, side * tiles.width, side * tiles.height))
+        width, height = (length // side for length in plan.size)
+        beyond = height - tiles.height, width - tiles.width
+        return np.pad(latents, [(0, 0), *((0, rest) for rest in beyond), (0, 0)])
 
     def _condition(
         self,

@@ -27,6 +27,7 @@ class Tiles:
     width: int
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+    references: int = 0  # so many of the last anchors lie in the first tile, for all to see
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -72,6 +73,8 @@ def tiled(velocity: Callable[..., Array], tiles: Tiles) -> Callable[..., Array]:
 
     def whole(latents: Array, t: Array, text: Array, **known: Any) -> Array:
         anchors = known.pop("anchors")
+        timed = anchors.shape[1] - tiles.references
+        references = anchors[:, timed:, : tiles.height, : tiles.width]
 
         def add(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
             (y, x), share = tile
@@ -81,7 +84,8 @@ def tiled(velocity: Callable[..., Array], tiles: Tiles) -> Callable[..., Array]:
                 return lax.dynamic_slice_in_dim(rows, x, tiles.width, axis=3)
 
             own_t = cut(t) if t.ndim == 4 else t
-            found = velocity(cut(latents), own_t, text, anchors=cut(anchors), **known)
+            seen = jnp.concatenate([cut(anchors[:, :timed]), references], axis=1)
+            found = velocity(cut(latents), own_t, text, anchors=seen, **known)
             added = cut(total) + share[None, None, :, :, None] * found.astype(total.dtype)
             return lax.dynamic_update_slice(total, added, (0, 0, y, x, 0)), None
 

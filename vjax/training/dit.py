@@ -12,6 +12,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Array
 
 from vjax import conditioning, flow, models, pipeline, sampler, timeline, weights
+from vjax.canvas import filled
 from vjax.config import Bucket, ConfigError, DiTLossConfig, RunConfig
 from vjax.models import flops
 from vjax.models.vae import to_float
@@ -144,8 +145,8 @@ class DiTTask(Task):
             box = _boxes(box_key, self.config, count, height, width)[:, None]
             ratio = model.vae.spatial_ratio
             pixels = repeat(box, "b 1 h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
-            black = -jnp.ones_like(video)  # as in a canvas
-            source = jnp.where(known[..., None], clean, encode(jnp.where(pixels, video, black)))
+            seen = filled(video, pixels.astype(video.dtype))  # as sampling encodes it
+            source = jnp.where(known[..., None], clean, encode(seen))
             known = known | box
         if recipe.known_noise:
             level_key, noise_key = jax.random.split(noise_key)
