@@ -597,6 +597,23 @@ def test_unknown_words_are_noted(bundle, here, capsys):
     assert any(line.startswith("note: ") and line.endswith("dragon.") for line in err)
 
 
+def test_a_dry_run_says_what_would_be_made_and_loads_no_network(bundle, here, capsys, monkeypatch):
+    monkeypatch.setattr(weights, "load", None)
+    arguments = ["--model", bundle, "--prompt", "red. Cut to a dragon", "--frames", 8, "--dry-run"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, err, list(here.iterdir())) == (0, [], [])
+    assert out[0] == "prompt  red. Cut to a dragon"
+    assert out[2:4] == [
+        "cut     at 0.5 s",
+        "in all  8 frames at 8 a second, 1 s, 32x32, made in 2 windows",
+    ]
+    assert out[-1].startswith("note    ")
+    assert out[-1].endswith("cannot know: dragon.")
+    code, _, err = run(capsys, "--model", bundle, *PROMPT, "--size", "9x9")
+    assert code == 2  # nothing is loaded for a refusal either
+    assert "cannot make 9x9" in err[-1]
+
+
 def test_an_interrupted_run_writes_nothing(bundle, here, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -155,7 +155,7 @@ def test_prompt_rate_and_sound_are_the_files_own(tmp_path):
         ({}, "how large"),
         ({"size": (96, 92)}, "multiples of 8 from 16 to 16384. The nearest is 96x96"),
         ({"size": (24, 24)}, "smaller than the video, which is 32x32"),
-        ({"size": (96, 64)}, "another shape .* choose about 96x96 or 64x64"),
+        ({"size": (96, 64)}, "another shape .* choose 96x96 or 64x64"),
         ({"size": (32768, 32768)}, "from 16 to 16384"),
         ({"size": (64, 64), "strength": 0}, "between 0 and 1"),
         ({"size": (64, 64), "strength": 1}, "between 0 and 1"),

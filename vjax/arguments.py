@@ -65,7 +65,10 @@ EARLY = (  # of these, what belongs to what is made
     "upsample_seconds",
     "variations",
 )
-FLAGS = {"overwrite": Option("replace --out where it exists")}
+FLAGS = {
+    "overwrite": Option("replace --out where it exists"),
+    "dry_run": Option("say what would be made, and make nothing"),
+}
 
 
 class _Parser(argparse.ArgumentParser):

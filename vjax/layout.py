@@ -9,54 +9,18 @@ from jaxtyping import UInt8
 from vjax.canvas import Canvas, Given, Guide, ends_of, runs
 from vjax.config import ModelConfig
 from vjax.reel import Reel
+from vjax.sizes import check_larger, check_size, fitting_size
 from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
-LONGEST_SIDE = 16_384  # pixels of what is made in tiles: as large as the frames of a file
 HEAD = 32  # frames of the start of a loop that are seen after its end, at most
 MOST_REFERENCES = 8  # latents that every window of a video has beside its own; a picture is one
-
-
-def size_step(model: ModelConfig) -> int:
-    """Width and height are multiples of this."""
-    return model.vae.spatial_ratio * max(model.dit.patch[1:])
-
-
-def check_size(model: ModelConfig, width: int, height: int, tiled: bool = False) -> None:
-    """Raises RequestError for a size that the model cannot make, naming the nearest."""
-    step, longest = size_step(model), LONGEST_SIDE if tiled else model.max_side
-    low, high = math.ceil(model.min_side / step) * step, longest // step * step
-
-    def nearest(side: int) -> int:
-        return min(max(round(side / step) * step, low), high)
-
-    near = (nearest(width), nearest(height))
-    if (width, height) != near:
-        raise RequestError(
-            f"{model.name} cannot make {width}x{height}: sides are multiples of {step} from {low} "
-            f"to {high}. The nearest is {near[0]}x{near[1]}."
-        )
 
 
 def check_rate(fps: float) -> None:
     """Raises RequestError for a frame rate that a result cannot have."""
     if not 1 <= fps <= 120:
         raise RequestError(f"A frame rate of {fps:g} cannot be made: choose from 1 to 120.")
-
-
-def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
-    """The model's size of about its native area whose shape is nearest to width : height."""
-    step = size_step(model)
-    area = model.width * model.height
-    best, smallest = (model.width, model.height), math.inf
-    for w in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
-        for h in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
-            if 0.75 * area <= w * h <= 1.25 * area:
-                shape = abs(math.log(w / h * height / width))
-                cost = shape + 0.1 * abs(math.log(w * h / area))
-                if cost < smallest:
-                    best, smallest = (w, h), cost
-    return best
 
 
 def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
@@ -75,6 +39,9 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
     else:
         width, height = model.width, model.height
     check_size(model, width, height, timeline.tiled)
+    if timeline.tiled and timeline.pieces:
+        _, high, wide, _ = timeline.pieces[0].pixels.shape
+        check_larger(model, (wide, high), (width, height))
     notes: list[str] = []
     fitted = [_fitted(piece, model, width, height, fps, notes) for piece in timeline.pieces]
     if timeline.loop and not fitted:

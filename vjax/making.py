@@ -75,34 +75,48 @@ def prepare(order: Order) -> Work:
     if count > MOST_FILES:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up(keep_memory=True)
-    name = order.model
-    if name is None:
-        name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
+    order, name, plan = planned(order)
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
-    first: Any = order.requests[0]  # every verb has a prompt
-    if order.caption is not None:
-        first = dataclasses.replace(first, prompt=rewriting.UNSAID)
-    given = first.timeline()
-    order, given = _rewritten(order, given, name)
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:
         processes.stop.__enter__()  # from here on a signal to one ends all, until `make` has ended
-    return _on_all(processes, lambda: _work(order, processes, given, name, model, named))
+    return _on_all(processes, lambda: _work(order, processes, plan, name, model, named))
+
+
+def planned(order: Order) -> tuple[Order, str, Plan]:
+    """An order whose prompts are written, its model, and the plan of its first request.
+
+    No network is loaded. Of an order that is not to be made, nothing is asked of a chat endpoint.
+
+    Raises:
+        RequestError, MediaError, BundleError: it cannot be made.
+    """
+    name = order.model
+    if name is None:
+        name = recipe.find_model(order.recipe.model, order.like) if order.recipe else "default"
+    config = weights.read_config(name)
+    first: Any = order.requests[0]  # every verb has a prompt
+    if order.caption is not None:
+        first = dataclasses.replace(first, prompt=rewriting.UNSAID)
+    given = first.timeline()
+    if not order.dry_run:
+        order, given = _rewritten(order, given, name)
+    return order, name, planning.plan(given, config, weights.tokenizer_of(name, config))
 
 
 def _work(
     order: Order,
     processes: cluster.Processes,
-    given: Timeline,
+    plan: Plan,
     name: str,
     model: Model,
     named: Mapping[Any, Any],
 ) -> Work:
     bundle = weights.load(name)
-    mesh = order.mesh or _mesh(bundle, given, order)
+    mesh = order.mesh or _mesh(bundle, plan, order)
     pipe = pipeline.Pipeline(bundle, order.dtype, mesh)
-    plan, sound = None, None
+    sound = None
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
     notes: dict[str, None] = {}
@@ -113,8 +127,7 @@ def _work(
         if isinstance(rewritten, Rewritten):
             notes[rewritten.said()] = None
             rewritten = rewritten.stored()
-        if plan is None:
-            plan = pipe.plan(given)
+        if index == 0:
             if not request.mute:
                 sound = media.arranged(plan.kept, plan.frames / plan.fps)
         else:  # all share the given frames
@@ -242,14 +255,13 @@ def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, An
     }
 
 
-def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig | None:
+def _mesh(bundle: weights.Bundle, plan: Plan, order: Order) -> MeshConfig | None:
     """How the devices that are here share a video, where nothing is asked for."""
     config = bundle.config
     if len(jax.devices()) == 1 or config.dit is None or config.vae is None:
         return None
     if jax.process_count() == 1 and jax.default_backend() == "cpu":
         return None  # devices of one CPU have the same cores
-    plan = planning.plan(given, config, bundle.tokenizer)
     side = config.vae.spatial_ratio
     patches = math.prod(
         length // side // patch
@@ -257,7 +269,8 @@ def _mesh(bundle: weights.Bundle, given: Timeline, order: Order) -> MeshConfig |
     )
     windows = [window for segment in plan.segments for window in segment.windows]
     latents = max((window.stop - window.start for window in windows), default=0)
-    preferred = config.sampler.guidance if given.guidance is None else given.guidance
+    said = plan.timeline.guidance
+    preferred = config.sampler.guidance if said is None else said
     guided = order.sampling.get("guidance", preferred) != 1
     devices = jax.devices()
     alone = latents * patches * (2 if guided else 1) < len(devices) * meshes.TOKENS_EACH

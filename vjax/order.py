@@ -31,6 +31,7 @@ class Order:
         caption: the URL of a chat endpoint that writes the prompt of what is given.
         rewritten: of what each prompt was made; nothing where the user wrote it.
         like, recipe: the file to make again, and what it says of itself.
+        dry_run: nothing is made: what would be is said.
         reads: files that are read beside those of the requests.
     """
 
@@ -52,3 +53,4 @@ class Order:
     like: str = ""
     recipe: "Recipe | None" = None
     reads: Sequence[str] = ()
+    dry_run: bool = False

@@ -16,7 +16,7 @@ from vjax.models.text import words_of
 from vjax.segments import Segment, Window, closes, segments_of
 from vjax.spans import Line, Script
 from vjax.tiles import Tiles, tiles_of
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import RequestError, Timeline, printable
 from vjax.tokenizer import Tokenizer
 
 
@@ -92,6 +92,23 @@ class Plan:
         if closes(self.canvas, segment, window):
             frames.append((self.frames, self.frames + 1 + self.ratio * (self.context - 1)))
         return frames
+
+    def __repr__(self) -> str:
+        return f"<Plan\n{self.describe()}>"
+
+    def describe(self) -> str:
+        """What the timeline says, the length, size and rate that follow, and what to know of it."""
+        said = self.timeline.describe().splitlines()
+        lines = [line for line in said if not line.startswith("in all  ")]
+        if self.cuts:
+            lines.append(f"cut     at {', '.join(f'{cut / self.fps:.4g}' for cut in self.cuts)} s")
+        length = f"{self.frames} frame{'s' * (self.frames > 1)}"
+        if self.frames > 1:
+            length += f" at {self.fps:g} a second, {self.frames / self.fps:.4g} s"
+        windows = f"{self.windows} window{'s' * (self.windows != 1)}"
+        lines.append(f"in all  {length}, {self.size[0]}x{self.size[1]}, made in {windows}")
+        lines += [f"note    {printable(note)}" for note in (*self.notes, *self.warnings)]
+        return "\n".join(lines)
 
     def strip(self, columns: int = 16) -> UInt8[np.ndarray, "H W 3"]:
         """A picture of what is known before anything runs: frames from first to last.

@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
             order = parse(arguments)
             from vjax import making
 
+            if order.dry_run:
+                print(making.planned(order)[2].describe(), flush=True)
+                return 0
             work = making.prepare(order)
             for note in work.notes:
                 _say(f"note: {note}")

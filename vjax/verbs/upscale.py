@@ -9,7 +9,6 @@ from vjax.timeline import RequestError, Timeline
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, OwnFps, Request, SourcePrompt
 
-CUT = 16  # a picture of another shape may lose this share of a side, as 1 / CUT
 LONGEST_SIDE = 8192  # of what is given, in pixels
 
 
@@ -39,7 +38,6 @@ class Upscale(Request):
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in, longest=LONGEST_SIDE)
         prompt, note = media.prompt_of(self.video, self.prompt)
-        _check_shape(given.pixels.shape[2], given.pixels.shape[1], *self.size)
         said = "Every frame is made again in its new size: none is kept as it is."
         piece = dataclasses.replace(
             given,
@@ -49,24 +47,6 @@ class Upscale(Request):
         fps = self.rate_of(given)
         request = dataclasses.replace(self, prompt=prompt)
         return request.with_film((piece,), fps=fps, sound=given.sound, tiled=True)
-
-
-def _check_shape(width: int, height: int, new_width: int, new_height: int) -> None:
-    """Raises RequestError for a size that is smaller, or of another shape."""
-    if new_width < width or new_height < height:
-        raise RequestError(
-            f"{new_width}x{new_height} is smaller than the video, which is {width}x{height}: "
-            "choose a larger size."
-        )
-    scale = max(new_width / width, new_height / height)
-    left = min(new_width / (width * scale), new_height / (height * scale))
-    if left < 1 - 1 / CUT:
-        raise RequestError(
-            f"{new_width}x{new_height} has another shape than the video, which is "
-            f"{width}x{height}, so that much of it would be cut off: choose about "
-            f"{new_width}x{round(new_width * height / width)} or "
-            f"{round(new_height * width / height)}x{new_height}."
-        )
 
 
 def upscale(video: Media, prompt: str = "", **options) -> Timeline:
