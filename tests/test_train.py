@@ -26,6 +26,7 @@ from vjax import bench, conditioning, models, validation, weights
 from vjax import config as configs
 from vjax import train as trainer
 from vjax import video as media
+from vjax.canvas import filled
 from vjax.config import (
     Bucket,
     ConfigError,
@@ -218,7 +219,7 @@ def test_boxes_lie_on_the_patch_grid_and_show_nothing_of_the_rest(monkeypatch):
     assert not cells.all(axis=(1, 2)).any()
     assert {tuple(c) for c in np.argwhere(cells.any(0))} == set(np.ndindex(2, 3))
     inside = np.repeat(np.repeat(known, 8, axis=2), 8, axis=3)[:, :1, ..., None]
-    masked = np.asarray(encode(jnp.where(inside, video, -1.0))[0])
+    masked = np.asarray(encode(filled(jnp.where(inside, video, 9.0), jnp.float32(inside)))[0])
     np.testing.assert_allclose(np.asarray(seen.point)[known], masked[known], atol=1e-6)
 
 
