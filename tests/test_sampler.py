@@ -377,11 +377,16 @@ def test_sharded_over_eight_devices_equals_unsharded_without_moving_samples():
 
 @pytest.mark.parametrize("solver", ALL, ids=lambda solver: solver.name)
 def test_each_step_sees_a_ring_from_another_frame_on(solver):
-    def first_alone(latents, t, text, positions, anchors, anchor_positions):
-        return (positions == 0)[..., None, None, None] * jnp.ones_like(latents)
+    def alone(latents, t, text, positions, anchors, anchor_positions, place=T):
+        assert positions.shape == t.shape == (B, T + 1)
+        same = (latents[:, :1] == latents[:, -1:]).all()  # it is closed
+        return (positions == place)[..., None, None, None] * jnp.ones_like(latents) * same
 
     ring = condition(ring=True)
-    found = sample(ring, NOISE, TIMES, velocity=first_alone, solver=solver)
+    first = functools.partial(alone, place=0)  # what it says of that, it says without a past
+    found = sample(ring, NOISE, TIMES, velocity=first, solver=solver)
+    np.testing.assert_allclose(found, NOISE, atol=1e-5)
+    found = sample(ring, NOISE, TIMES, velocity=alone, solver=solver)
     moved = np.asarray(found - NOISE)[:, :, 0, 0, 0]
     expected = np.zeros(T)
     for number, (now, then) in enumerate(itertools.pairwise(np.asarray(TIMES))):
@@ -391,8 +396,8 @@ def test_each_step_sees_a_ring_from_another_frame_on(solver):
 
     # What a frame hears turns with it; what an anchor hears stays.
     def heard(latents, t, text, positions, anchors, anchor_positions, text_bias):
-        assert text_bias.shape == (B, T + 1, 5)
-        words = text_bias[:, :T, 0] + text_bias[:, T:, 0]
+        assert text_bias.shape == (B, T + 2, 5)
+        words = text_bias[:, : T + 1, 0] + text_bias[:, T + 1 :, 0]
         return words[..., None, None, None] * jnp.ones_like(latents)
 
     said = np.broadcast_to(np.arange(1.0, T + 2, dtype=np.float32)[:, None], (B, T + 1, 5))

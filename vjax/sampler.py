@@ -166,9 +166,10 @@ def advance(
                 return _difference(velocity, condition, x, tau, i, guidance)
             if not condition.ring:
                 return _guided_velocity(velocity, condition, x, tau, guidance)
-            turned = jnp.roll(x, -i, axis=1)
+            turned, tau = (_closed(jnp.roll(each, -i, axis=1)) for each in (x, tau))
             seen = _turned(condition, i)
-            return jnp.roll(_guided_velocity(velocity, seen, turned, tau, guidance), i, axis=1)
+            found = _guided_velocity(velocity, seen, turned, tau, guidance)
+            return jnp.roll(found[:, 1:], i + 1, axis=1)
 
         if not solver.needs_one_clock:
             t, t_next = own_time(condition, t), own_time(condition, t_next)
@@ -254,13 +255,24 @@ def _difference(
     return there - jnp.where(known, here, 0)
 
 
+def _closed(x: Float[Array, "B T *rest"]) -> Float[Array, "B T+1 *rest"]:
+    """A ring as the network sees it: its first latent once more after its last.
+
+    What is told of the first one is that which follows the last: so there is no place in a ring
+    that the network does not see across, and none that it takes for the beginning of a video.
+    """
+    return jnp.concatenate([x, x[:, :1]], axis=1)
+
+
 def _turned(condition: Condition, steps: int | Int[Array, ""]) -> Condition:
-    """What a ring hears that is seen from so many frames on."""
-    if (bias := condition.text_bias) is None:
-        return condition
-    frames = condition.source.shape[1]
-    bias = bias.at[:, :frames].set(jnp.roll(bias[:, :frames], -steps, axis=1))
-    return dataclasses.replace(condition, text_bias=bias)
+    """What a ring hears, closed, that is seen from so many frames on, and where it lies."""
+    at, bias, frames = condition.positions, condition.text_bias, condition.source.shape[1]
+    apart = at[:, 1:2] - at[:, :1] if frames > 1 else 1.0
+    if bias is not None:
+        here = _closed(jnp.roll(bias[:, :frames], -steps, axis=1))
+        bias = jnp.concatenate([here, bias[:, frames:]], axis=1)
+    at = jnp.concatenate([at, at[:, -1:] + apart], axis=1)
+    return dataclasses.replace(condition, positions=at, text_bias=bias)
 
 
 def _guided_velocity(

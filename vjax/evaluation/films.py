@@ -124,19 +124,17 @@ def looped(trial, video, fps):
     )
 
 
-def _leads(trial: Trial, video: np.ndarray) -> tuple[bool, float]:
-    """Whether the thing goes where it should, much nearer than a still picture; how far off."""
+def _off_course(trial: Trial, video: np.ndarray) -> float:
     color = trial.facts.shots[0].things[0].color
-    away = measures.off_course(video, color, trial.truth, color)
-    held = measures.off_course(trial.frozen(), color, trial.truth, color)
-    return away <= ON_COURSE and away <= max(held / 2, NEAR), away
+    return measures.off_course(video, color, trial.truth, color)
 
 
 def interpolated(trial, video, fps):
-    """Between given frames things are where they should be."""
+    """Between given frames things are where they should be, much nearer than in the next one."""
     made = ~trial.given
-    leads, away = _leads(trial, video)
-    found = {"given frames as given": _as_given(trial, video), "on course": leads}
+    away, held = _off_course(trial, video), _off_course(trial, trial.frozen())
+    on_course = away <= ON_COURSE and away <= max(held / 2, NEAR)
+    found = {"given frames as given": _as_given(trial, video), "on course": on_course}
     decibels = measures.decibels(video[made], trial.truth[made])
     return _all(found, **{"off course": away, "dB": decibels})
 
@@ -145,8 +143,11 @@ def enlarged(trial, video, fps):
     """The same in a larger size."""
     from vjax.video import fit
 
-    leads, away = _leads(trial, video)
-    found = {"looks": _agrees(trial.facts, video, fps, _LOOKS), "on course": leads}
+    away = _off_course(trial, video)
+    found = {
+        "looks": _agrees(trial.facts, video, fps, _LOOKS),
+        "on course": away <= ON_COURSE and measures.moves(video, trial.facts),
+    }
     scaled = fit(trial.before, *video.shape[2:0:-1])
     return _all(
         found,
