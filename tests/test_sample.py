@@ -54,10 +54,11 @@ def inputs(tmp_path_factory) -> pathlib.Path:
 
 
 def run(capsys, *arguments) -> tuple[int, list[str], list[str]]:
-    """Exit code and the lines on stdout and stderr."""
+    """Exit code and the lines on stdout and stderr, without those of progress."""
     code = sample.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
-    return code, out.splitlines(), err.splitlines()
+    progress = ("compiling", "sampling: ")
+    return code, out.splitlines(), [x for x in err.splitlines() if not x.startswith(progress)]
 
 
 def succeed(capsys, *arguments) -> list[pathlib.Path]:

@@ -348,6 +348,28 @@ def test_a_bar_is_drawn_on_a_terminal_only():
         assert ("denoising" in screen.getvalue() and "14/14" in screen.getvalue()) == terminal
 
 
+def test_what_takes_long_says_that_it_compiles_and_without_a_terminal_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_TO_COMPILE", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_TO_SAY", 0.0)
+    screen, said = io.StringIO(), threading.Event()
+
+    def slow(state, begin, end):
+        if begin == 0:
+            said.wait(timeout=10)
+        return state
+
+    class Watched(Console):
+        def print(self, *text, **how):
+            super().print(*text, **how)
+            said.set()
+
+    with progress.Steps(40, console=Watched(file=screen), on_step=lambda _: None) as watched:
+        watched.run(slow, 0.0, 40)
+    lines = screen.getvalue().splitlines()
+    assert lines[0].startswith("compiling")
+    assert lines[1:] == [f"sampling: {n} of 40 steps" for n in range(4, 40, 4)]
+
+
 def test_sharded_over_eight_devices_equals_unsharded_without_moving_samples():
     config = DiTConfig(
         width=16, depth=2, heads=2, head_dim=8, ffn=32, in_channels=C, out_channels=C,

@@ -5,6 +5,7 @@ piece. A piece is one step, or as many as fit in a tenth of a second where steps
 that the device hardly ever waits for the host and Ctrl-C is heard within one step or that tenth.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ from rich.progress import (
 )
 
 SECONDS_PER_PIECE = 0.1
+SECONDS_TO_COMPILE = 5.0  # without a step, after which it is said why
+SECONDS_TO_SAY = 5.0  # from line to line, at least, where no bar can be drawn
 
 
 class Cancelled(Exception):
@@ -46,7 +49,8 @@ class Steps:
     """The steps of one request, counted over all of its loops; a context manager.
 
     On the terminal of the first process a bar with the time left is drawn to stderr, unless
-    `quiet`. `on_step` hears the number of finished steps after each of them, and stops the run by
+    `quiet`. Where stderr is no terminal, a run that takes long says there how far it is, in a few
+    lines. `on_step` hears the number of finished steps after each of them, and stops the run by
     returning True: `run` then raises `Cancelled`. Ctrl-C raises KeyboardInterrupt as it always
     does, once the running piece is done. In a run of several processes every piece is one step, so
     that all make the same calls, and all must answer `on_step` alike.
@@ -68,13 +72,38 @@ class Steps:
         quiet = quiet or jax.process_index() > 0
         self._bar = bar(console, quiet=quiet, transient=True)
         self._task = self._bar.add_task(description, total=total)
+        self._console, self._quiet, self._what = console, quiet, description
+        self._compiling = threading.Timer(SECONDS_TO_COMPILE, self._say_compiling)
+        self._compiling.daemon = True
+        self._said = time.perf_counter()
 
     def __enter__(self) -> "Steps":
         self._bar.start()
+        if not self._quiet:
+            self._compiling.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._compiling.cancel()
         self._bar.stop()
+
+    def _say_compiling(self) -> None:
+        if not self.done:
+            self._say("compiling, once for each shape …")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _tell(self, before: int) -> None:
+        """How far it is, where no bar says so: at most each tenth, and seldom."""
+        self._bar.update(self._task, completed=self.done)
+        if self._quiet or self._console.is_terminal:
+            return
+        now = time.perf_counter()
+        tenth = 10 * self.done // self.total > 10 * before // self.total
+        if tenth and self.done < self.total and now - self._said >= SECONDS_TO_SAY:
+            self._said = now
+            self._say(f"{self._what}: {self.done} of {self.total} steps")
 
     def run(
         self, advance: Callable[[Any, np.ndarray, np.ndarray], Any], state: Any, steps: int
@@ -92,8 +121,9 @@ class Steps:
             )
             seconds = (time.perf_counter() - began) / (end - begin)
             self.done += end - begin
-            begin = end
-            self._bar.update(self._task, completed=self.done)
+            start, begin = begin, end
+            self._compiling.cancel()
+            self._tell(self.done - (end - start))
             if self._on_step is not None and self._on_step(self.done):
                 raise Cancelled(f"Stopped after {self.done} of {self.total} steps.")
             if not self._one_at_a_time:
