@@ -75,6 +75,14 @@ def test_curves_that_cannot_be_are_refused(options, message):
             parse_curve(text if ":" in text else text + ":")
 
 
+def test_a_mix_with_frames_of_no_rate_says_so(tmp_path):
+    media.write(tmp_path / "a.mkv", A, 8)
+    for pair, known in (((tmp_path / "a.mkv", B), "A"), ((A, tmp_path / "a.mkv"), "B")):
+        with pytest.raises(RequestError, match=f"{known} has 8 frames .* say fps_in"):
+            vjax.blend(*pair, "a", curve="linear")
+        assert len(vjax.blend(*pair, "a", curve="linear", fps_in=8).pieces) == 1
+
+
 def test_inputs_that_disagree_are_fitted_and_it_is_said(tmp_path):
     tone = np.full((8000, 1), 8000, np.int16)
     media.write(tmp_path / "a.mkv", tiny.clip(16, 32, 32), 8, sound=media.Sound(tone, 8000))

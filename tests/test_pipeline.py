@@ -363,6 +363,9 @@ def test_on_step_watches_and_stops():
     with pytest.raises(Cancelled):
         pipe()(SHORT, on_step=lambda step: seen.append(step) or True)
     assert seen == [1]
+    with pytest.raises(Cancelled) as stopped:
+        pipe()(SHORT, variations=3, on_step=lambda step: step == 3)  # two steps each
+    np.testing.assert_array_equal(stopped.value.finished, pipe()(SHORT, variations=1))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def prepare(arguments: list[str]) -> None:
         elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
             assert main("vjax.sample", ["--prompt", "a red circle", "--out", name]) == 0
         elif name.endswith((".mp4", ".webm", ".gif")):
-            said = {"request": {"prompt": "a red circle"}}
+            said = {"request": {"verb": "text", "prompt": "a red circle"}}
             media.write(name, tiny.clip(33, 96, 96), 16, metadata=said)
 
 

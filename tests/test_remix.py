@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 import vjax
-from vjax import flow
+from vjax import flow, planning
 from vjax import method as methods
 from vjax import video as media
 from vjax.pipeline import Pipeline
@@ -101,7 +101,15 @@ def test_shots_know_nothing_of_what_is_given_beyond_their_cuts(pipe):
 def test_the_source_is_what_the_file_says_the_user_says_or_nobody(tmp_path):
     given = tiny.clip(5)
     media.write(tmp_path / "plain.mkv", given, 8)
-    for name, request in (("told", {"prompt": "a red circle"}), ("odd", {"prompt": ["a"]})):
+    neon = ["{prompt}, neon", ""]
+    board = [{"at": 0, "text": "a ring"}, {"at": 1, "image": {"name": "a.png", "sha256": ""}}]
+    board += [{"at": 0.25, "text": "it spins"}, {"at": 0.5, "text": "a star", "cut": True}]
+    for name, request in (
+        ("told", {"verb": "text", "prompt": "a red circle"}),
+        ("styled", {"verb": "text", "prompt": "a ring", "style": neon}),
+        ("board", {"verb": "storyboard", "cards": board, "style": neon}),
+        ("odd", {"verb": "text", "prompt": ["a"]}),
+    ):
         media.write(tmp_path / f"{name}.mkv", given, 8, metadata={"request": request})
 
     def shown(name: str, **options):
@@ -110,6 +118,17 @@ def test_the_source_is_what_the_file_says_the_user_says_or_nobody(tmp_path):
 
     assert shown("told")[0] == "a red circle"
     assert "told.mkv was made from" in shown("told")[1]
+    assert shown("styled")[0] == "a ring, neon"
+    assert shown("board")[0] == "a ring, neon. it spins, neon. Cut to: a star, neon."
+    larger = vjax.upscale(tmp_path / "board.mkv", size=(64, 64))
+    said = [(span.text, span.start, span.end) for span in larger.spans]
+    assert said == [
+        ("a ring, neon", 0, 0.25),
+        ("it spins, neon", 0.25, 0.5),
+        ("a star, neon", 0.5, None),
+    ]
+    assert larger.prompt == ""
+    assert vjax.interpolate(tmp_path / "board.mkv", fps=16).spans == larger.spans
     assert shown("told", source_prompt="a star") == ("a star", "")
     assert shown("told", source_prompt="") == ("", "")
     for name in ("plain", "odd"):
@@ -117,6 +136,28 @@ def test_the_source_is_what_the_file_says_the_user_says_or_nobody(tmp_path):
         assert "made again with noise" in shown(name)[1]
     told = vjax.remix(tmp_path / "told.mkv", "a blue circle")
     assert told.describe().splitlines()[:2] == ["prompt  a blue circle", "from    a red circle"]
+
+
+def test_shots_are_compared_each_with_its_own():
+    given, source = tiny.clip(9), "a red circle. Cut to right"
+    script = planning.plan(
+        vjax.remix(given, "a. Cut to: b", source_prompt=source), tiny.MODEL
+    ).script
+    assert [line.source for line in script.lines] == ["a red circle.", "right"]
+    alone = planning.plan(vjax.remix(given, "a", source_prompt=source), tiny.MODEL)
+    assert any("has 2 shots and the prompt 1: all of it" in note for note in alone.notes)
+    seen = []
+
+    class Watched(Pipeline):
+        def _sample(self, condition, *rest):
+            seen.append(condition.origin.text[0])
+            return np.zeros(condition.source.shape, np.float32)
+
+    pipe = Watched(tiny.bundle())
+    pipe(vjax.remix(given, "a. Cut to: b", source_prompt=source))
+    wanted = np.asarray(pipe.embed(["a red circle.", "right"]))
+    for text, one in zip(seen, wanted, strict=True):  # a window for each shot
+        np.testing.assert_allclose(text, one, atol=1e-5)
 
 
 def test_with_a_source_prompt_only_the_difference_moves(pipe):

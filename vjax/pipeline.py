@@ -15,7 +15,7 @@ from vjax.config import MeshConfig
 from vjax.method import Method
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
-from vjax.rollout import Rollout
+from vjax.rollout import Rollout, SamplingError
 from vjax.timeline import RequestError, Timeline
 
 
@@ -77,7 +77,8 @@ class Pipeline(Rollout):
 
         Raises:
             RequestError: the model cannot make what is asked for. Nothing has been computed then.
-            SamplingError: what was made is no video.
+            SamplingError, Cancelled: what was made is no video, or `on_step` stopped it; variations
+                that were whole by then are the error's `finished`.
         """
         count = 1 if variations is None else variations
         plan, method = self.check(
@@ -98,9 +99,13 @@ class Pipeline(Rollout):
             for i, video in enumerate(videos):
                 given = None if noise is None else noise[i : i + 1]
                 made = 0
-                for chunk in self.frames([plan], [seed + i], method, watched, noise=given):
-                    video[made : made + chunk.shape[1]] = chunk[0]
-                    made += chunk.shape[1]
+                try:
+                    for chunk in self.frames([plan], [seed + i], method, watched, noise=given):
+                        video[made : made + chunk.shape[1]] = chunk[0]
+                        made += chunk.shape[1]
+                except (progress.Cancelled, SamplingError) as error:
+                    error.finished = None if variations is None else videos[:i]
+                    raise
         return videos[0] if variations is None else videos
 
     def stream(

@@ -28,7 +28,12 @@ SECONDS_TO_SAY = 5.0  # from line to line, at least, where no bar can be drawn
 
 
 class Cancelled(Exception):
-    """The caller's `on_step` asked to stop."""
+    """The caller's `on_step` asked to stop.
+
+    `finished` are the variations that were whole by then, stacked; None: one video was asked for.
+    """
+
+    finished: np.ndarray | None = None
 
 
 def bar(console: Console, *, quiet: bool = False, transient: bool = False) -> Progress:

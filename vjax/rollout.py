@@ -16,7 +16,12 @@ from vjax.stages import Stages
 
 
 class SamplingError(ValueError):
-    """What was made is no video; the message says what may help."""
+    """What was made is no video; the message says what may help.
+
+    `finished` are the variations that were whole by then, stacked; None: one video was asked for.
+    """
+
+    finished: np.ndarray | None = None
 
 
 class Rollout(Stages):
@@ -53,7 +58,8 @@ class Rollout(Stages):
 
     def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
-        said = [*(line.text for line in plan.script.lines), plan.timeline.source_prompt]
+        said = [text for line in plan.script.lines for text in (line.text, line.source)]
+        said.append(plan.timeline.source_prompt)
         said = list(dict.fromkeys(filter(None, said)))
         spare = [""] * (len(said) % 2)
         texts = self.embed([plan.script.prompt, plan.timeline.negative, *said, *spare])
@@ -166,12 +172,11 @@ class Rollout(Stages):
             later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
         references = [latent for clip in plan.references for latent in clips[clip]]
         text, negative, said = texts
-        bias, origin = None, None
-        if plan.timeline.source_prompt:
-            shown = conditioning.in_a_row([said[plan.timeline.source_prompt]] * count, count)
-            origin = given[place], shown
+        bias, origin, sources = None, None, [plan.timeline.source_prompt]
         if count > 1:
             heard = plan.heard(segment, window)
+            sources += [line.source or sources[0] for line in heard]
+            sources += sources[:1] * (count - len(sources))
             at = [segment.start + ratio * position for position, _ in later]
             frames = [*segment.frames_of(window, ratio), *spans.around(at)]
             frames += [spans.NEVER] * len(references)
@@ -181,6 +186,10 @@ class Rollout(Stages):
             negative = conditioning.in_a_row([negative] * count, count)
         elif line := plan.alone(segment, window):
             text = said[line.text]
+            sources = [line.source or sources[0]]
+        if sources[0]:
+            shown = conditioning.in_a_row([said[source] for source in sources], count)
+            origin = given[place], shown
         return conditioning.anchors(
             source,
             kept,

@@ -38,6 +38,7 @@ class Line(NamedTuple):
     stop: int
     soften: float = 0.0  # frames beyond its ends over which it fades
     cut: bool = False  # it begins with a cut
+    source: str = ""  # what it is compared with; empty: what all are
     within: tuple[float, float] = (
         -np.inf,
         np.inf,
@@ -142,7 +143,7 @@ def script(timeline: Timeline, canvas: Canvas) -> Script:
         RequestError: a span lies outside of the result or is shorter than a frame, or nothing is
             said of something that is to be made; a loop has cuts.
     """
-    said = _said(timeline, canvas)
+    said = _compared(_said(timeline, canvas), shots(timeline.source_prompt))
     if canvas.loop and said.cuts:
         raise RequestError(
             "A loop goes on and on and has no cuts: describe one shot, without 'cut to'."
@@ -174,6 +175,21 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
                 "prompt for all of it, or a text that speaks there."
             )
     return Script(timeline.prompt, tuple(lines), frames, canvas.loop, tuple(notes))
+
+
+def _compared(script: Script, sources: Sequence[str]) -> Script:
+    """The script with each shot compared with that of the source, where there are as many."""
+    if len(sources) < 2:
+        return script
+    if len(sources) == len(script.lines):
+        pairs = zip(script.lines, sources, strict=True)
+        lines = tuple(line._replace(source=source) for line, source in pairs)
+        return dataclasses.replace(script, lines=lines)
+    note = (
+        f"The source prompt has {len(sources)} shots and the prompt {max(len(script.lines), 1)}: "
+        "all of it is compared as one text."
+    )
+    return dataclasses.replace(script, notes=(*script.notes, note))
 
 
 def _around(line: Line, cuts: Iterable[int]) -> tuple[float, float]:

@@ -103,6 +103,13 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
     """Both as one piece, and what is heard of them."""
     from vjax import video
 
+    rates = (first.fps, second.fps)
+    if None in rates and any(rates) and min(len(first.pixels), len(second.pixels)) > 1:
+        known, unknown = ("A", "B") if first.fps else ("B", "A")
+        raise RequestError(
+            f"{known} has {first.fps or second.fps:g} frames a second and {unknown} has no rate of "
+            "its own: say fps_in, the rate of both."
+        )
     notes, frames = [*first.notes, *second.notes], as_reel(second.pixels)
     count, height, width, _ = first.pixels.shape
     if frames.shape[1:3] != (height, width):

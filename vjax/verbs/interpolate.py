@@ -73,9 +73,10 @@ class Interpolate(Request):
         frames, kept, between = grids(count, own, wanted)
         check_length(frames, self.fps)
         depart = min(float(DEPARTS / own), 1.0) if self.strength is None else self.strength
-        prompt, note = self.prompt, ""
+        prompt, spans, note = self.prompt, (), ""
         if len(kept) < frames and depart:  # else nothing has to be said
-            prompt, note = media.prompt_of(self.video, self.prompt)
+            lasts = count / given.fps if self.fps_in is None else None
+            prompt, spans, note = media.prompt_of(self.video, self.prompt, lasts)
         own_frames = as_reel(given.pixels)
         at = [Fraction(kept[j]) if j in kept else j * own / wanted for j in range(frames)]
         strength = np.full((frames, 1, 1, 1), 1 - depart, np.float32)
@@ -94,7 +95,9 @@ class Interpolate(Request):
         # What is given says more than words do.
         guidance = None if depart == 1 or self.negative else 1.0
         request = dataclasses.replace(self, prompt=prompt)
-        return request.with_film((piece,), anchors=anchors, sound=given.sound, guidance=guidance)
+        return request.with_film(
+            (piece,), anchors=anchors, spans=spans, sound=given.sound, guidance=guidance
+        )
 
 
 def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, int], Sequence[int]]:

@@ -1,13 +1,16 @@
 """What the user gives: files, or arrays of any kind that holds pictures, as frames."""
 
+import contextlib
+import dataclasses
 import os
+import pathlib
 
 import numpy as np
 from jaxtyping import Bool
 
 from vjax import characters
 from vjax.reel import Reel
-from vjax.timeline import Anchor, Piece, RequestError, as_frames
+from vjax.timeline import Anchor, Piece, RequestError, Span, as_frames
 from vjax.verbs.request import Media
 
 LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
@@ -140,22 +143,34 @@ def reference(source: Media) -> Anchor:
     return Anchor(piece.pixels, notes=(*piece.notes, *characters.consent(source)))
 
 
-def prompt_of(source: Media, prompt: str = "") -> tuple[str, str]:
+def prompt_of(
+    source: Media, prompt: str = "", seconds: float | None = None
+) -> tuple[str, tuple[Span, ...], str]:
     """What a video shows: what the user says, or what the file says it was made from; and a note.
+
+    Args:
+        seconds: that it lasts, to keep the texts of a board at their times; None: they are joined.
 
     Raises:
         RequestError: neither says anything.
     """
     if prompt.strip():
-        return prompt, ""
+        return prompt, (), ""
     if isinstance(source, str | os.PathLike):
-        from vjax import video
+        from vjax import verbs, video
 
-        request = (video.read_metadata(source) or {}).get("request")
-        found = request.get("prompt") if isinstance(request, dict) else None
-        found = found.encode(errors="ignore").decode() if isinstance(found, str) else ""
-        if found.strip():
-            return found, f"The prompt is that which {os.path.basename(source)} was made from."
+        stored = (video.read_metadata(source) or {}).get("request")
+        with contextlib.suppress(RequestError):  # it may hold anything
+            made = verbs.from_json(stored, lambda _: pathlib.PurePath("not opened"))
+            if made.whole.strip():
+                note = f"The prompt is that which {os.path.basename(source)} was made from."
+                if seconds is None or any(span.start >= seconds for span in made.spans):
+                    return made.whole, (), note
+                spans = (
+                    dataclasses.replace(span, end=None) if (span.end or 0) >= seconds else span
+                    for span in made.spans
+                )
+                return made.told, tuple(spans), note
     raise RequestError(
         "The video does not say what it shows: say it with --prompt TEXT (in Python, prompt)."
     )

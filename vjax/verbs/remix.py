@@ -66,7 +66,7 @@ class Remix(Request):
         shown, notes = self.source_prompt, given.notes
         if shown is None:
             try:
-                shown, said = media.prompt_of(self.video)
+                shown, _, said = media.prompt_of(self.video)
             except RequestError:
                 shown, said = "", "It does not say what it shows: it is made again with noise."
             notes = (*notes, said.replace("The prompt is that", "It is compared with the prompt"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from vjax import characters, styles
-from vjax.timeline import Gap, Piece, RequestError, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Span, Timeline
 from vjax.verbs import typed
 from vjax.verbs.typed import Media
 
@@ -161,6 +161,16 @@ class Request:
     def told(self) -> str:
         """What the model is told to show: the prompt in its style."""
         return self.styled(self.prompt)
+
+    @property
+    def whole(self) -> str:
+        """All that the model is told to show, as one text."""
+        return self.told
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """What it is told to show at times."""
+        return ()
 
     def styled(self, text: str) -> str:
         """A text in the style; none where there is none."""

@@ -68,6 +68,18 @@ class Storyboard(Request):
     def title(self) -> str:
         return self.prompt or next((card.text for card in self.cards if card.text), "")
 
+    @property
+    def whole(self) -> str:
+        shots: list[list[str]] = [[]]
+        for span in self.spans:
+            if span.cut and shots[-1]:
+                shots.append([])
+            shots[-1].append(span.text)
+        texts = [
+            [text.strip().rstrip(".") for text in (self.told, *shot) if text] for shot in shots
+        ]
+        return " Cut to: ".join(". ".join(each) + "." * (len(self.cards) > 1) for each in texts)
+
     def check(self) -> None:
         if not self.cards:
             raise RequestError("A storyboard needs a card at least.")
@@ -80,7 +92,8 @@ class Storyboard(Request):
             for key in ("until", "soften"):
                 if card.text is None and getattr(card, key) is not None:
                     raise RequestError(f"{name} has {key}, which is for a text, and no text.")
-            self._span(number)
+            if card.text is not None:
+                self._span(number)
         said, given = self._saying(), self._showing()
         for kind, numbers in (("text", said), ("image or video", given)):
             for before, after in zip(numbers, numbers[1:], strict=False):
@@ -107,23 +120,25 @@ class Storyboard(Request):
             except ValueError as error:  # of what is in the file
                 raise RequestError(f"{name}: {error}") from error
             film.append(dataclasses.replace(piece, at=card.at, name=name, cut=card.cut))
-        said = self._saying()
-        ends = [self.cards[number].at for number in said[1:]]
         return self.with_film(
             (*film, Gap()),
             frames=self.frames,
             seconds=self.seconds,
-            spans=tuple(map(self._span, said, [*ends, None])),
+            spans=self.spans,
             cut_within=CLOSE,
         )
 
-    def _span(self, number: int, end: float | None = None) -> Span | None:
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        said = self._saying()
+        ends = [self.cards[number].at for number in said[1:]]
+        return tuple(map(self._span, said, [*ends, None]))
+
+    def _span(self, number: int, end: float | None = None) -> Span:
         card = self.cards[number]
-        if card.text is None:
-            return None
         end = end if card.until is None else card.until
         soften = self.soften if card.soften is None else card.soften
-        text, name = self.styled(card.text), self._name(number)
+        text, name = self.styled(card.text or ""), self._name(number)
         return Span(text, card.at, end, soften, bool(card.cut), name)
 
     def _saying(self) -> list[int]:

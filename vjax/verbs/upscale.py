@@ -37,7 +37,8 @@ class Upscale(Request):
 
     def timeline(self) -> Timeline:
         given = media.read(self.video, self.fps_in, longest=LONGEST_SIDE)
-        prompt, note = media.prompt_of(self.video, self.prompt)
+        lasts = len(given.pixels) / given.fps if given.fps and self.fps_in is None else None
+        prompt, spans, note = media.prompt_of(self.video, self.prompt, lasts)
         said = "Every frame is made again in its new size: none is kept as it is."
         piece = dataclasses.replace(
             given,
@@ -46,7 +47,7 @@ class Upscale(Request):
         )
         fps = self.rate_of(given)
         request = dataclasses.replace(self, prompt=prompt)
-        return request.with_film((piece,), fps=fps, sound=given.sound, tiled=True)
+        return request.with_film((piece,), fps=fps, sound=given.sound, tiled=True, spans=spans)
 
 
 def upscale(video: Media, prompt: str = "", **options) -> Timeline:
