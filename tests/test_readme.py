@@ -43,6 +43,8 @@ def commands() -> list[list[str]]:
     for language, text in BLOCKS:
         if language in ("sh", "bash", "console"):
             for line in re.sub(r"\\?\n +(?=[-\[])", " ", text).splitlines():
+                if line.startswith("python -c"):
+                    continue
                 for command in re.split(r"&&|;|\|(?= )", line) if "[" not in line else [line]:
                     words = shlex.split(command, comments=True)
                     if words[1:2] == ["-m"] and words[2].startswith("vjax."):
