@@ -1,6 +1,11 @@
 """Frames that are read when they are asked for."""
 
 import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
 import tempfile
 
 import clips
@@ -58,3 +63,21 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(MediaError, match=rf"in {tmp_path}: No space left.*TMPDIR"):
         video.read(tmp_path / "a.mkv", aside=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak of a process.")
+def test_a_minute_that_is_given_takes_the_memory_of_four_seconds():
+    verbs = ["extend", "infill", "inpaint by a clip", "remix", "blend under a curve", "recut"]
+    program = pathlib.Path(__file__).with_name("minute.py")
+    done = subprocess.run(
+        [sys.executable, str(program), "4", "60", *verbs],
+        env={**os.environ, "FPS": "8", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {verb: peaks for verb, *peaks in map(json.loads, done.stdout.splitlines())}
+    assert list(found) == verbs
+    # Half as many frames as at 16 a second, and so half of the 50 MB; the frames alone are 37.
+    more = {verb: long - short for verb, (short, long) in found.items()}
+    assert not {verb: grown for verb, grown in more.items() if grown > 25}, more

@@ -122,7 +122,12 @@ def arranged(
         return None
     rate = max(sound.rate for sound in sounds)
     channels = max(sound.samples.shape[1] for sound in sounds)
-    result = np.zeros((max(0, round(length * rate)), channels), np.int16)
+    count = max(0, round(length * rate))
+    if len(sounds) == len(pieces) == 1:
+        ((sound, start, end, at),) = pieces
+        if sound is not None and start == at == 0 and count == len(sound.samples) <= end * rate + 1:
+            return sound  # as it is, without another one in memory
+    result = np.zeros((count, channels), np.int16)
     for sound in sounds:
         own = [(start, end, at) for each, start, end, at in pieces if each is sound]
         sound.resampled(rate, channels)._lay(result, own)
