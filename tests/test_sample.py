@@ -746,7 +746,8 @@ def test_the_command_helps_and_runs(bundle, here):
 
     shown = call("--help")
     assert shown.returncode == 0
-    assert "animate photo.png" in shown.stdout
+    for said in ("animate photo.png", "styles [FILE]", "characters  "):
+        assert said in shown.stdout
     made = call(*PROMPT, "--frames", "1", "--model", bundle, "--out", "out.png")
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1] == "out.png"

@@ -1,5 +1,6 @@
 """Storyboards: boards read strictly, cards on their frames, and files that are made again."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -11,7 +12,7 @@ from vjax import drafting, planning, sample, verbs, video, weights
 from vjax.arguments import parse
 from vjax.pipeline import Pipeline
 from vjax.timeline import RequestError
-from vjax.verbs import board
+from vjax.verbs import board, storyboard
 
 MODEL = tiny.model(max_frames=17)
 GOOD = """\
@@ -316,3 +317,12 @@ def test_a_draft_replaces_nothing_unless_told(here, capsys):
     ):
         assert sample.main(["storyboard", *wrong]) == 2
     assert not drafting.is_asked(["text", "--draft", "a"])
+
+
+def test_the_help_says_what_a_card_has(capsys):
+    with pytest.raises(SystemExit):
+        parse(["storyboard", "--help"])
+    said = capsys.readouterr().out
+    assert "cards: [{at: 0, text: a red circle}" in said
+    last = storyboard.Storyboard.explained.splitlines()[-1]
+    assert all(f.name in last for f in dataclasses.fields(storyboard.Card) if f.name != "line")

@@ -129,6 +129,7 @@ def _files(kind: type[Request]) -> str:
     places = [o for o in verbs.options(kind).values() if o.positional]
     width = max(len(str(place.metavar)) for place in places)
     lines = [f"  {place.metavar:<{width}}  {place.help}" for place in places]
+    lines += [f"  {line}" for line in kind.explained.splitlines()]
     return "\n".join(["files:", *lines, "", "example:", f"  {PROGRAM} {kind.example}"])
 
 

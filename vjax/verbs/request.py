@@ -136,6 +136,7 @@ class Request:
 
     verb: ClassVar[str]
     example: ClassVar[str]  # of what follows the program on a command line
+    explained: ClassVar[str] = ""  # what its help says more of its files
 
     negative: Negative = ""
     style: StyleName = ""

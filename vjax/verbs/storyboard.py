@@ -39,6 +39,11 @@ class Storyboard(Request):
     """A video from cards at times: texts, pictures, videos (--draft LINE writes a board)."""
 
     example = 'storyboard --draft "a red circle moves right" --out board.yaml'
+    explained = (
+        "A board is YAML: prompt, seconds and the like as the options below, and cards, such as\n"
+        "  cards: [{at: 0, text: a red circle}, {at: 2, image: star.png, cut: true}]\n"
+        "A card has at, and any of text, until, soften, cut, image and video."
+    )
 
     cards: Annotated[
         tuple[Card, ...],
