@@ -411,6 +411,9 @@ def test_what_a_prompt_was_rewritten_from_is_stored_and_not_asked_again(
         code, _, err = run(capsys, *wrong, *settings)
         assert code == 2
         assert message in err[0]
+    code, _, err = run(capsys, "remix", "a.mp4", *arguments[:3], "--model", bundle)
+    assert code == 2
+    assert "--upsample would make one longer" in err[-1]
     five, larger = inputs / "five.mp4", ["--size", "48x48", "--model", bundle]
     for given, wrong, message in (
         (five, ["--caption", "http://127.0.0.1:9/v1"], "did not describe what is given"),

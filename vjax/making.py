@@ -186,6 +186,11 @@ def _rewritten(order: Order, given: Timeline, name: str) -> tuple[Order, Timelin
     url = order.caption or order.upsample
     if url is None:
         return order, given
+    if order.upsample and given.source_prompt:
+        raise RequestError(
+            "A remix changes what differs between two prompts, of which --upsample would make one "
+            "longer: leave it out, or say --source-prompt ''."
+        )
     requests: list[Any] = list(order.requests)  # every verb has a prompt
     model = weights.read_config(name)
     endpoint = None

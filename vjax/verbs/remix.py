@@ -36,7 +36,8 @@ class Remix(Request):
     strength: Annotated[
         str | float,
         Option(
-            "how much may change: subtle, mild, strong or a number from 0 to 1 (mild)",
+            "how much may change: subtle, mild, strong (with a source prompt .7, .8, .9, without "
+            "it .4, .6, .8) or a number from 0 to 1 (mild)",
             "S",
             parse_strength,
         ),

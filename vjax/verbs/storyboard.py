@@ -51,7 +51,9 @@ class Storyboard(Request):
     ]
     prompt: Prompt = ""
     _: dataclasses.KW_ONLY
-    soften: Annotated[float, Option("seconds over which texts fade into each other", "S")] = 0.0
+    soften: Annotated[
+        float, Option("seconds beyond each of its ends over which a text fades", "S")
+    ] = 0.0
     frames: Frames = None
     seconds: Seconds = None
 
