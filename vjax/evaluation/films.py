@@ -21,6 +21,7 @@ SETTLED = 4  # frames after the beginning of a span that are not read: latents h
 NEAR = 0.002  # widths: a fifth of a pixel of 96, which is as far as centroids can be told
 ON_COURSE, IN_PLACE = 0.02, 0.06  # widths: what leads between frames, and what is changed in place
 FADED = 3  # grey levels, of a background
+LOOKED_AT = 5  # stretches of a minute, of two seconds each
 ENDS = 5  # frames at an end of a mix, in which it is hardly one yet
 
 
@@ -201,14 +202,20 @@ def portrayed(trial, video, fps):
 
 
 def lasting(trial, video, fps):
-    """The end is as the start."""
+    """The end is as the start, and so is what lies between them; it moves from start to end."""
     length = round(2 * fps)
-    first, last = video[:length], video[-length:]
+    starts = np.linspace(0, len(video) - length, LOOKED_AT).astype(int)
+    first, *inside, last = (video[start : start + length] for start in starts)
     keys = ("color", "shape", "background")
+    begins, *between, ends = (
+        _agrees(trial.facts, part, fps, keys) for part in (first, *inside, last)
+    )
     return _all(
         {
-            "as asked at the start": _agrees(trial.facts, first, fps, keys),
-            "as asked at the end": _agrees(trial.facts, last, fps, keys),
+            "as asked at the start": begins,
+            "as asked at the end": ends,
+            "as asked between": all(between),
+            "moves": all(measures.moves(part, trial.facts) for part in (first, *inside, last)),
             f"colours within {FADED} levels": measures.drift(first, last) <= FADED,
         }
     )
