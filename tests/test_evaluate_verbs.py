@@ -14,8 +14,8 @@ from vjax.world import oracle
 VAE = VAEConfig(dim_mult=(1, 2, 2), temporal_downsample=(True, True))
 MODEL = ModelConfig(name="m", fps=16, frames=33, height=96, width=96, max_frames=33, vae=VAE)
 ROWS = {row.name: row for row in verbs.rows(MODEL)}
-# Rows whose judges read no background, or whose clips are drawn shot by shot.
-UNPLACED = {"interpolate", "blend under a curve", "storyboard", "storyboard with cuts"}
+# Rows whose clips are not drawn at once.
+UNPLACED = {"blend under a curve", "storyboard", "storyboard with cuts"}
 
 
 @functools.cache

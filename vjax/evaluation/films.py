@@ -135,7 +135,11 @@ def interpolated(trial, video, fps):
     made = ~trial.given
     away, held = _off_course(trial, video), _off_course(trial, trial.frozen())
     on_course = away <= ON_COURSE and away <= max(held / 2, NEAR)
-    found = {"given frames as given": _as_given(trial, video), "on course": on_course}
+    found = {
+        "given frames as given": _as_given(trial, video),
+        "looks": _agrees(trial.facts, video, fps, _LOOKS),
+        "on course": on_course,
+    }
     decibels = measures.decibels(video[made], trial.truth[made])
     return _all(found, **{"off course": away, "dB": decibels})
 

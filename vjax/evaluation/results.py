@@ -8,6 +8,7 @@ platform), scores to a version of the judge as well. So an evaluation goes on wh
 another oracle scores the same clips without a model.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -98,4 +99,10 @@ class Results:
 
 
 def _request(trial: Trial) -> str:
-    return f"{trial.said} | {trial.facts} | {len(trial.given)} {trial.given.sum()}"
+    """What a clip was made of: where any of it changes, with a default of a verb, it is another."""
+    given = hashlib.sha256()
+    for piece in trial.timeline.pieces:
+        for part in (piece.pixels, piece.strength):
+            given.update(np.ascontiguousarray(part).data)
+    said = trial.timeline.describe()
+    return f"{said} | {trial.facts} | {len(trial.given)} {trial.given.sum()} | {given.hexdigest()}"
