@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -117,15 +117,21 @@ class Canvas:
 
         They may lie outside of the canvas, where nothing is known either.
         """
-        found = list(self._within(start, stop))
-        sides = max((each.strength.shape[1:3] for each, _, _ in found), default=(1, 1))
         frames = np.zeros((stop - start, self.height, self.width, 3), np.uint8)
-        kept = np.zeros((stop - start, *sides, 1), np.float32)
-        for each, place, inside in found:
-            kept[place] = each.strength[inside]
+        kept = self.strength(start, stop)
+        for each, place, inside in self._within(start, stop):
             if each.most[inside].any():
                 np.copyto(frames[place], each.frames[inside], where=kept[place] > 0)
         return frames, kept
+
+    def strength(self, start: int, stop: int) -> Float[np.ndarray, "t #H #W 1"]:
+        """That of the frames from `start` to `stop` - 1; their pixels are not read."""
+        found = list(self._within(start, stop))
+        sides = max((each.strength.shape[1:3] for each, _, _ in found), default=(1, 1))
+        kept = np.zeros((stop - start, *sides, 1), np.float32)
+        for each, place, inside in found:
+            kept[place] = each.strength[inside]
+        return kept
 
     def between(self, start: int, stop: int, end: int) -> UInt8[Reel, "T H W 3"]:
         """The frames from `start` to `stop` - 1 as an encoder is to see them.
@@ -184,6 +190,13 @@ def filled(frames: Any, known: Any) -> Any:
         means = filled(means, (count > 0).astype(known.dtype))
     around = repeat(means, "... h w c -> ... (h p) (w q) c", **sides)
     return frames * known + around * (1 - known)
+
+
+def cuts_around(cuts: Iterable[int], start: int, stop: int) -> tuple[float, float]:
+    """The last cut up to `start` and the first from `stop` on; infinite where there is none."""
+    found = list(cuts)
+    before = max((cut for cut in found if cut <= start), default=-np.inf)
+    return before, min((cut for cut in found if cut >= stop), default=np.inf)
 
 
 def runs(mask: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:

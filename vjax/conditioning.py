@@ -135,7 +135,7 @@ def known_latents(
         for n in range(latents):
             first = min(max(start + 1 + ratio * (n - 1), start), end - 1)
             last = max(min(start + 1 + ratio * n, end), first + 1)
-            each.append(of_pixels(canvas.cut(first, last)[1], model))
+            each.append(of_pixels(canvas.strength(first, last), model))
         sides = np.broadcast_shapes(*(strength.shape for strength in each))
         kept = np.concatenate([np.broadcast_to(strength, sides) for strength in each])
         np.copyto(source, 0, where=kept == 0)

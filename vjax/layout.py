@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from vjax.canvas import Canvas, Given, Guide, ends_of, runs
 from vjax.config import ModelConfig
 from vjax.reel import Reel
-from vjax.sizes import check_larger, check_size, fitting_size
+from vjax.sizes import check_larger, check_size, fitting_size, nearest_size
 from vjax.timeline import Anchor, Gap, Piece, RequestError, Timeline
 
 LONGEST_SECONDS = 600  # of one result
@@ -91,13 +91,9 @@ def _size_of(timeline: Timeline, model: ModelConfig) -> tuple[int, int]:
     A picture from which a clip is made is only looked at, so it has the model's own area.
     """
     frames, height, width, _ = timeline.pieces[0].pixels.shape
-    if frames > 1 or not any(isinstance(item, Gap) for item in timeline.film):
-        try:
-            check_size(model, width, height)
-        except RequestError:
-            pass
-        else:
-            return width, height
+    shown = frames > 1 or not any(isinstance(item, Gap) for item in timeline.film)
+    if shown and nearest_size(model, width, height) == (width, height):
+        return width, height
     return fitting_size(model, width, height)
 
 

@@ -187,16 +187,15 @@ def _planned(
     notes = canvas.notes + script.notes
     if canvas.known.all():
         notes += ("Every frame of the result is given: nothing is made.",)
+    timed, references = guiding(canvas, ratio)
     tiles = tiles_of(model, canvas.width, canvas.height)
     if tiles is not None:
+        tiles = dataclasses.replace(tiles, references=len(anchors_of(references, ratio)))
         side = model.vae.spatial_ratio
         notes += (
             f"It is made in {len(tiles)} tiles of {side * tiles.width}x{side * tiles.height} that "
             "overlap.",
         )
-    timed, references = guiding(canvas, ratio)
-    if tiles is not None:
-        tiles = dataclasses.replace(tiles, references=len(anchors_of(references, ratio)))
     cuts = tuple(sorted({*canvas.cuts, *script.cuts}))
     return Plan(
         timeline,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped, UInt8
 
 IN_MEMORY = 1 << 22  # bytes of a spool that need no file
 BLOCK = 16  # frames that are looked at together
@@ -64,6 +64,18 @@ class Reel:
         first = change(self[:1])
         shape = (len(self), *first.shape[1:])
         return Reel(shape, first.dtype, lambda numbers: change(self._read(numbers)))
+
+
+def mixed(first: Reel, second: Reel, share: Float[np.ndarray, " T"]) -> UInt8[Reel, "T H W 3"]:
+    """Frame by frame a mix of two, in which the second has so much of a share, from 0 to 1."""
+    shares = np.asarray(share, np.float32)[:, None, None, None]
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        of_second = shares[numbers]
+        mix = (1 - of_second) * first[numbers] + of_second * second[numbers]
+        return np.rint(mix).astype(np.uint8)
+
+    return Reel((len(share), *first.shape[1:]), np.uint8, read)
 
 
 class Spool:

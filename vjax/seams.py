@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from vjax.canvas import Canvas
+from vjax.canvas import Canvas, cuts_around
 
 Frames = UInt8[np.ndarray, "B H W 3"]  # one of each video
 
@@ -63,9 +63,8 @@ def joined(
 def _gap(known: Bool[np.ndarray, " T"], at: int, cuts: Sequence[int]) -> tuple[int, int]:
     """The frames around one that are made too, without a cut between them."""
     before, after = np.flatnonzero(known[:at]), np.flatnonzero(known[at:])
-    start = max([0, *(before[-1:] + 1), *(cut for cut in cuts if cut <= at)])
-    stop = min([len(known), *(after[:1] + at), *(cut for cut in cuts if cut > at)])
-    return int(start), int(stop)
+    low, high = cuts_around(cuts, at, at + 1)
+    return int(max(0, *(before[-1:] + 1), low)), int(min(len(known), *(after[:1] + at), high))
 
 
 def _led(led: Frames, made: Frames, near: Frames, given: Frames, away: int, reach: int) -> Frames:

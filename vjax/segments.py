@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from vjax import spans
 from vjax.anchors import Anchor, Clip, anchors_of, seen
-from vjax.canvas import Canvas, runs
+from vjax.canvas import Canvas, cuts_around, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,7 @@ def segments_of(
     """
     found = []
     for segment in _segments(canvas, cuts, ratio, longest, context):
-        before = max((cut for cut in cuts if cut <= segment.first), default=-math.inf)
-        after = math.inf if segment.cut is None else segment.cut
+        before, after = cuts_around(cuts, segment.first, segment.stop)
         timed = [guide for guide in guides if before <= guide.at < after]
         anchors = anchors_of((*segment.clips, *timed), ratio)
         inside, carried = [], []
@@ -165,9 +164,9 @@ def _segment(
     longest: int,
     context: int,
 ) -> Segment:
-    before = max([before, *(cut for cut in cuts if cut <= first)])
-    cut = min((cut for cut in cuts if cut >= stop), default=None)
-    after = after if cut is None else min(after, cut)
+    low, high = cuts_around(cuts, first, stop)
+    before, after = int(max(before, low)), int(min(after, high))
+    cut = None if high == math.inf else int(high)
     given = first - before
     if given > ratio or given == 1:
         # The grid is laid so that the first frame to make begins a latent.

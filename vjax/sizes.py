@@ -73,11 +73,11 @@ def _no_larger(given: tuple[int, int], size: tuple[int, int]) -> str | None:
 
 def fitting_size(model: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """The model's size of about its native area whose shape is nearest to width : height."""
-    step = size_step(model)
+    step, low, high = _sides(model, tiled=False)
     area = model.width * model.height
     best, smallest = (model.width, model.height), math.inf
-    for w in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
-        for h in range(math.ceil(model.min_side / step) * step, model.max_side + 1, step):
+    for w in range(low, high + 1, step):
+        for h in range(low, high + 1, step):
             if 0.75 * area <= w * h <= 1.25 * area:
                 shape = abs(math.log(w / h * height / width))
                 cost = shape + 0.1 * abs(math.log(w * h / area))

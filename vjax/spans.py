@@ -9,14 +9,14 @@ distance (Prompt Relay, arXiv:2604.10030).
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from vjax.canvas import Canvas
+from vjax.canvas import Canvas, cuts_around
 from vjax.timeline import RequestError, Span, Timeline
 
 Frames = tuple[int, int]  # from the first to the one after the last
@@ -39,10 +39,8 @@ class Line(NamedTuple):
     soften: float = 0.0  # frames beyond its ends over which it fades
     cut: bool = False  # it begins with a cut
     source: str = ""  # what it is compared with; empty: what all are
-    within: tuple[float, float] = (
-        -np.inf,
-        np.inf,
-    )  # the cuts around it, beyond which none hears it
+    # The cuts around it, beyond which none hears it.
+    within: tuple[float, float] = (-np.inf, np.inf)
 
     def shares(self, frames: np.ndarray) -> np.ndarray:
         """How much of it is heard in each of these frames, from 0 to 1."""
@@ -159,7 +157,7 @@ def _said(timeline: Timeline, canvas: Canvas) -> Script:
     lines = [line for span in timeline.spans for line in _lines(span, frames, fps, notes)]
     lines.sort(key=lambda line: line.start)
     cuts = {*canvas.cuts, *(line.start for line in lines if line.cut and line.start)}
-    lines = [line._replace(within=_around(line, cuts)) for line in lines]
+    lines = [line._replace(within=cuts_around(cuts, line.start, line.stop)) for line in lines]
     if lines and len(shots(timeline.prompt)) > 1:
         notes.append(
             "The prompt speaks over all of it, beside other texts, so that its shots are not cut: "
@@ -190,12 +188,6 @@ def _compared(script: Script, sources: Sequence[str]) -> Script:
         "all of it is compared as one text."
     )
     return dataclasses.replace(script, notes=(*script.notes, note))
-
-
-def _around(line: Line, cuts: Iterable[int]) -> tuple[float, float]:
-    """The last cut up to the start of a line, and the first one from its end on."""
-    before = max((cut for cut in cuts if cut <= line.start), default=-np.inf)
-    return before, min((cut for cut in cuts if cut >= line.stop), default=np.inf)
 
 
 def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float
 
-from vjax.reel import Reel
+from vjax.reel import mixed
 from vjax.timeline import Gap, Piece, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.extend import SECONDS
@@ -130,11 +130,6 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
         )
     influence = _influence(curve, count, first.fps)
     share = influence.astype(np.float32)[:, None, None, None]
-
-    def mixed(numbers: np.ndarray) -> np.ndarray:
-        one, other = first.pixels[numbers], frames[numbers]
-        return np.rint((1 - share[numbers]) * one + share[numbers] * other).astype(np.uint8)
-
     # Where one is alone its frames are kept; an even mixture is furthest from what is real.
     strength = 1 - DEPTH * (1 - np.abs(2 * share - 1))
     sound = None
@@ -144,7 +139,7 @@ def _mixed(first: Piece, second: Piece, curve: str | Points):
         notes.append("The sounds are mixed under the same curve.")
     return dataclasses.replace(
         first,
-        pixels=Reel((count, height, width, 3), np.uint8, mixed),
+        pixels=mixed(as_reel(first.pixels), frames, influence),
         strength=strength,
         sound=None,
         notes=tuple(notes),

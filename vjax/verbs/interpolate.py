@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import UInt8
 
-from vjax.reel import Reel
+from vjax.reel import Reel, mixed
 from vjax.timeline import Anchor, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
@@ -120,13 +120,9 @@ def _mixed(frames: UInt8[Reel, "T H W 3"], at: Sequence[Fraction]) -> UInt8[Reel
     """What is shown at times, counted in frames: both frames beside each, as near as it is."""
     before = np.array([math.floor(time) for time in at])
     after = np.minimum(before + 1, len(frames) - 1)
-    share = np.array([time % 1 for time in at], np.float32)[:, None, None, None]
-
-    def read(numbers: np.ndarray) -> np.ndarray:
-        first, second = frames[before[numbers]], frames[after[numbers]]
-        return np.rint((1 - share[numbers]) * first + share[numbers] * second).astype(np.uint8)
-
-    return Reel((len(at), *frames.shape[1:]), np.uint8, read)
+    return mixed(
+        frames.taken(before), frames.taken(after), np.array([time % 1 for time in at], float)
+    )
 
 
 def _said(count: int, frames: int, kept: int, between: int, fps: float, depart: float) -> str:
