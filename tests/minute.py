@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import gc
 import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import tiny
 from vjax import making, video, weights
 from vjax.arguments import parse
 
-SIZE, FPS = 160, int(os.environ.get("FPS", 16))
+SIZE, FPS = 160, 16
 PROMPT = ["--prompt", "a red circle moves right"]
 SHOTS = ["--prompt", "a red circle. Cut to a blue circle. Cut to: a red one"]
 BOARD = """
