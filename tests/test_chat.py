@@ -9,6 +9,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def key(monkeypatch):
 
 @contextlib.contextmanager
 def served(content, *, status=200, kind="application/json", reason="stop", models=("m",), drip=0.0):
-    """An endpoint that answers always alike, and what it was asked."""
+    """An endpoint that answers always alike or, by an iterator, in turn; and what it was asked."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,7 +39,8 @@ def served(content, *, status=200, kind="application/json", reason="stop", model
         def do_POST(self):
             size = int(self.headers["Content-Length"])
             asked.append((self.path, self.headers, json.loads(self.rfile.read(size))))
-            message = {"role": "assistant", "content": content}
+            said = next(content) if isinstance(content, Iterator) else content
+            message = {"role": "assistant", "content": said}
             choices = [{"index": 0, "finish_reason": reason, "message": message}]
             whole = json.dumps({"id": "1", "object": "chat.completion", "choices": choices})
             self.reply(content if kind == "text/html" else whole, status, kind)

@@ -22,11 +22,14 @@ import pytest
 import tiny
 from safetensors.numpy import load_file
 
+from vjax import making, validation, video, weights
 from vjax import train as trainer
-from vjax import validation, video, weights
+from vjax.arguments import parse
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.parallel import cluster, meeting
 from vjax.parallel.cluster import Processes
+from vjax.rewriting import Rewritten
+from vjax.timeline import RequestError
 from vjax.training import vae
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.process import Interrupt, StopSignal
@@ -315,6 +318,37 @@ def test_what_all_fail_at_leaves_none_at_work(three):
     found = at_once(*(lambda p=p: p.wait(lambda: work(p)) for p in three))
     assert [type(each) for each in found] == [ValueError] * 3
     assert not any(process.stopped for process in three)
+
+
+def test_prompts_are_written_by_process_0_for_all_or_for_none(three):
+    order = parse(["--prompt", "a red circle", "--upsample"])
+    name, plan, _ = making.planned(order)
+
+    def silent():
+        raise RequestError("The model at here did not describe what is given.")
+
+    def asked(write):
+        for process in three:
+            process.together = True
+        try:
+            return at_once(
+                *(lambda p=p: making._rewritten(order, plan, name, write, p) for p in three)
+            )
+        finally:
+            for process in three:
+                process.together = False
+
+    told = [Rewritten(f"a red star number {i}", "a red circle", "m at here") for i in range(3)]
+    for again, planned in asked(lambda: [told.pop(0)]):
+        assert again.requests[0].prompt == planned.script.prompt == "a red star number 0"
+        assert again.rewritten[0].stored() == {"of": "a red circle", "by": "m at here"}
+    assert len(told) == 2
+    first, *others = asked(silent)
+    assert isinstance(first, RequestError)
+    for problem in others:
+        assert str(problem) == f"RequestError on process 0: {first}"
+    threading.Timer(0.5, three[2].stop.come, [signal.SIGINT]).start()
+    assert [type(each) for each in asked(threading.Event().wait)] == [KeyboardInterrupt] * 3
 
 
 def test_what_differs_is_named_everywhere(three):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from test_chat import served
 
 from vjax import ending, pipeline, sample, verbs, weights
 from vjax import video as media
@@ -651,7 +652,6 @@ def test_devices_share_one_video(bundle, here, capsys):
 
 
 def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
-    (alone,) = succeed(capsys, *PROMPT, "--frames", "9", "--model", bundle, "--out", "alone.mkv")
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     environment = {
@@ -661,7 +661,8 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
     }
-    command = [sys.executable, "-m", "vjax.sample", *PROMPT, "--frames", "9", "--model", bundle]
+    same = ["--model", bundle]
+    command = [sys.executable, "-m", "vjax.sample", *PROMPT, "--frames", "9", *same]
 
     def both(*last, then=None):
         running = [
@@ -683,12 +684,18 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
                 process.kill()
         return [process.returncode for process in running], said
 
-    statuses, said = both([], [])
+    # An endpoint that never says the same is asked by one, for all.
+    with served(f"a red circle number {i} moves right" for i in range(9)) as (url, asked):
+        statuses, said = both(["--upsample", url], ["--upsample", url])
     assert statuses == [0, 0], said
+    assert len(asked) == 1
     ours = [[x for x in out.splitlines() if not x.startswith("[Gloo]")] for out, _ in said]
     assert ours == [["shared.mkv"], []]
     assert "9 frames" not in said[1][1]
-    nearly("shared.mkv", alone)
+    stored = media.read_metadata("shared.mkv")
+    assert stored["request"]["prompt"] == "a red circle number 0 moves right"
+    assert stored["rewritten"]["of"] == PROMPT[1]
+    nearly("shared.mkv", *succeed(capsys, "--like", "shared.mkv", *same, "--out", "alone.mkv"))
     # Who is told something else is refused before anything is computed.
     statuses, said = both(["--overwrite"], ["--overwrite", "--seed=7"])
     assert statuses == [2, 2], said

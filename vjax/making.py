@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 import pathlib
 import signal
@@ -12,7 +14,6 @@ from typing import Any, TypeVar
 import jax
 
 from vjax import (
-    chat,
     ending,
     naming,
     pipeline,
@@ -31,7 +32,7 @@ from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.recipe import Model, Recipe
 from vjax.rewriting import Rewritten
-from vjax.timeline import RequestError, Timeline
+from vjax.timeline import RequestError
 from vjax.training.process import Interrupt
 
 T = TypeVar("T")
@@ -75,19 +76,21 @@ def prepare(order: Order) -> Work:
     if count > MOST_FILES:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up(keep_memory=True)
-    order, name, plan = planned(order)
+    name, plan, write = planned(order)
     model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:
         processes.stop.__enter__()  # from here on a signal to one ends all, until `make` has ended
+    if write is not None:
+        order, plan = _rewritten(order, plan, name, write, processes)
     return _on_all(processes, lambda: _work(order, processes, plan, name, model, named))
 
 
-def planned(order: Order) -> tuple[Order, str, Plan]:
-    """An order whose prompts are written, its model, and the plan of its first request.
+def planned(order: Order) -> tuple[str, Plan, Callable[[], list[Rewritten]] | None]:
+    """The model of an order, the plan of its first request as given, and what rewrites the prompts.
 
-    No network is loaded. Of an order that is not to be made, nothing is asked of a chat endpoint.
+    No network is loaded, and no chat endpoint asked until that is called. None: they stay.
 
     Raises:
         RequestError, MediaError, BundleError: it cannot be made.
@@ -99,10 +102,8 @@ def planned(order: Order) -> tuple[Order, str, Plan]:
     first: Any = order.requests[0]  # every verb has a prompt
     if order.caption is not None:
         first = dataclasses.replace(first, prompt=rewriting.UNSAID)
-    given = first.timeline()
-    if not order.dry_run:
-        order, given = _rewritten(order, given, name)
-    return order, name, planning.plan(given, config, weights.tokenizer_of(name, config))
+    plan = planning.plan(first.timeline(), config, weights.tokenizer_of(name, config))
+    return name, plan, rewriting.asked(order, plan.timeline, config)
 
 
 def _work(
@@ -177,42 +178,32 @@ def _work(
     return Work(pipe, processes, order.sampling, jobs, list(notes))
 
 
-def _rewritten(order: Order, given: Timeline, name: str) -> tuple[Order, Timeline]:
-    """The order and its first timeline with the prompts that models or templates write, if asked.
+def _rewritten(
+    order: Order,
+    plan: Plan,
+    name: str,
+    write: Callable[[], list[Rewritten]],
+    processes: cluster.Processes,
+) -> tuple[Order, Plan]:
+    """The order with other prompts, and the plan of its first one.
+
+    Process 0 has them written for all: who asks again is told something else.
 
     Raises:
-        RequestError: what is given cannot be described, or no video be made of it.
+        RequestError: what is given cannot be described.
+        ConfigError: that, on other processes.
     """
-    url = order.caption or order.upsample
-    if url is None:
-        return order, given
-    if order.upsample and given.source_prompt:
-        raise RequestError(
-            "A remix changes what differs between two prompts, of which --upsample would make one "
-            "longer: leave it out, or say --source-prompt ''."
-        )
+    asked = _on_all(processes, lambda: [] if processes.index else write())
     requests: list[Any] = list(order.requests)  # every verb has a prompt
-    model = weights.read_config(name)
-    endpoint = None
-    if url != rewriting.TEMPLATE:
-        seconds = chat.SECONDS if order.upsample_seconds is None else order.upsample_seconds
-        endpoint = chat.Endpoint(url, order.upsample_model, seconds)
-    # What cannot be made is said before anybody is asked.
-    planning.plan(dataclasses.replace(given, prompt=given.prompt or rewriting.UNSAID), model)
-    if order.caption is None:
-        if not all(each.prompt.strip() for each in requests):
-            raise RequestError("There is no prompt to rewrite: say what it shows with --prompt.")
-        found = [rewriting.rewrite(each.prompt, model, endpoint) for each in requests]
-    elif endpoint is None:
-        raise RequestError("What is given is described by a chat endpoint: --caption URL.")
-    elif not given.pieces:
-        raise RequestError("Nothing is given that could be described: say it with --prompt.")
-    else:
-        found = [rewriting.describe(given.pieces, model, endpoint)]
-    for place, each in enumerate(found):
-        requests[place] = dataclasses.replace(requests[place], prompt=each.prompt)
-    given = dataclasses.replace(given, prompt=requests[0].told)
-    return dataclasses.replace(order, requests=requests, rewritten=found), given
+    found: list[Rewritten] = []
+    for place, request in enumerate(requests):  # one is no long message
+        said = dataclasses.asdict(asked[place]) if asked else None
+        found.append(Rewritten(**processes.first(said)))
+        requests[place] = dataclasses.replace(request, prompt=found[-1].prompt)
+    config = weights.read_config(name)
+    tokenizer = weights.tokenizer_of(name, config)
+    plan = planning.reworded(plan, requests[0].told, config, tokenizer)
+    return dataclasses.replace(order, requests=requests, rewritten=found), plan
 
 
 def make(work: Work) -> Iterator[media.Writer | None]:
@@ -250,9 +241,13 @@ def _on_all(processes: cluster.Processes, work: Callable[[], T]) -> T:
 
 
 def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, Any]:
-    """What must be the same on all processes."""
+    """What must be the same on all processes, before any prompt is rewritten."""
+    first, *others = order.requests
+    prompts = json.dumps([each.prompt for each in others])  # they differ in nothing else
     return {
-        "the requests": [verbs.to_json(each, named.__getitem__) for each in order.requests],
+        "the request": verbs.to_json(first, named.__getitem__),
+        "the other prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],
+        **{name: bool(getattr(order, name)) for name in ("upsample", "caption")},
         "the model": dataclasses.asdict(model),
         **{name: getattr(order, name) for name in ("seed", "variations", "dtype")},
         **order.sampling,

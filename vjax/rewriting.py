@@ -7,7 +7,7 @@ stays as it is, and that is shown and stored too.
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 from vjax import chat
 from vjax.canvas import ends_of
 from vjax.config import ModelConfig
+from vjax.order import Order
 from vjax.reel import Reel
-from vjax.timeline import Piece, RequestError
+from vjax.timeline import Piece, RequestError, Timeline
 
 TEMPLATE = "template"
 UNSAID = "anything"  # in place of a prompt that is to be written
@@ -78,6 +79,41 @@ class Rewritten:
             )
         what = "rewritten" if self.of else "written"
         return f"The prompt was {what} by {self.by}: {self.prompt}"
+
+
+def asked(
+    order: Order, given: Timeline, model: ModelConfig
+) -> Callable[[], list[Rewritten]] | None:
+    """What writes the prompts of an order otherwise, as it asks to; None: they stay as they are.
+
+    Args:
+        given: the timeline of its first request.
+
+    Raises:
+        RequestError: there is nothing to rewrite or describe, or nobody to ask.
+    """
+    url = order.caption or order.upsample
+    if url is None:
+        return None
+    endpoint = None
+    if url != TEMPLATE:
+        seconds = chat.SECONDS if order.upsample_seconds is None else order.upsample_seconds
+        endpoint = chat.Endpoint(url, order.upsample_model, seconds)
+    if order.caption is not None:
+        if endpoint is None:
+            raise RequestError("What is given is described by a chat endpoint: --caption URL.")
+        if not given.pieces:
+            raise RequestError("Nothing is given that could be described: say it with --prompt.")
+        return lambda: [describe(given.pieces, model, endpoint)]
+    if given.source_prompt:
+        raise RequestError(
+            "A remix changes what differs between two prompts, of which --upsample would make one "
+            "longer: leave it out, or say --source-prompt ''."
+        )
+    requests: list[Any] = list(order.requests)  # every verb has a prompt
+    if not all(each.prompt.strip() for each in requests):
+        raise RequestError("There is no prompt to rewrite: say what it shows with --prompt.")
+    return lambda: [rewrite(each.prompt, model, endpoint) for each in requests]
 
 
 def rewrite(prompt: str, model: ModelConfig, endpoint: chat.Endpoint | None = None) -> Rewritten:

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             from vjax import making
 
             if order.dry_run:
-                print(making.planned(order)[2].describe(), flush=True)
+                print(making.planned(order)[1].describe(), flush=True)
                 return 0
             work = making.prepare(order)
             for note in work.notes:
