@@ -18,7 +18,6 @@ from vjax.pipeline import Pipeline
 from vjax.timeline import as_frames
 
 GRAY = 100
-LATENT = np.float32(GRAY / 255)
 
 
 class Exact(Pipeline):
@@ -37,15 +36,18 @@ class Exact(Pipeline):
 
 
 @pytest.fixture
-def pipe(monkeypatch):
+def pipe(monkeypatch, request):
+    gray = getattr(request, "param", GRAY)
+
     def truly(latents, t, *_, **__):
         t = jnp.asarray(t)
         t = t.reshape(*t.shape, *[1] * (latents.ndim - t.ndim))
-        return jnp.where(t > 0, (latents - LATENT) / jnp.maximum(t, 1e-6), 0)
+        return jnp.where(t > 0, (latents - np.float32(gray / 255)) / jnp.maximum(t, 1e-6), 0)
 
     monkeypatch.setattr(models, "velocity", lambda *_, **__: truly)
     # A width that nothing else has: programs are kept by their configs.
-    return Exact(tiny.bundle(tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, ffn=40))))
+    width = 40 + 8 * (gray - GRAY)
+    return Exact(tiny.bundle(tiny.model(dit=dataclasses.replace(tiny.MODEL.dit, ffn=width))))
 
 
 def test_a_flat_clip_extended_four_times_keeps_its_tone(pipe):
@@ -58,6 +60,7 @@ def test_a_flat_clip_extended_four_times_keeps_its_tone(pipe):
     np.testing.assert_array_equal(before, GRAY)
 
 
+@pytest.mark.parametrize("pipe", [GRAY, GRAY + 30], indirect=True)  # truly, and of another tone
 @pytest.mark.parametrize("side", [64, 96])  # in one tile, and in several
 def test_a_flat_clip_enlarged_keeps_its_tone(side, pipe):
     given = as_frames(np.full((18, 32, 32, 3), GRAY, np.uint8))

@@ -87,11 +87,12 @@ def test_as_many_frames_come_out_as_go_in(count):
     timeline = vjax.upscale(clips.ramp(count, 32, 32), "a", size=(64, 64), fps_in=8)
     plan = planning.plan(timeline, MODEL)
     assert (plan.frames, plan.size, plan.fps, plan.tiles) == (count, (64, 64), 8, None)
+    assert plan.blur == 4
     pixels, strength = plan.canvas.cut(0, count)
     assert clips.numbers(pixels) == list(range(count))
     np.testing.assert_allclose(strength, 0.65)
     assert len(PIPE(plan, steps=8)) == count
-    assert any("none is kept" in note for note in plan.notes)
+    assert any("only its tones are kept" in note for note in plan.notes)
 
 
 def test_one_tile_has_the_bytes_of_no_tiling():

@@ -38,8 +38,8 @@ def on_canvas(timeline: Timeline, model: ModelConfig) -> Canvas:
         width, height = _size_of(timeline, model)
     else:
         width, height = model.width, model.height
-    check_size(model, width, height, timeline.tiled)
-    if timeline.tiled and timeline.pieces:
+    check_size(model, width, height, timeline.enlarges)
+    if timeline.enlarges and timeline.pieces:
         _, high, wide, _ = timeline.pieces[0].pixels.shape
         check_larger(model, (wide, high), (width, height))
     notes: list[str] = []

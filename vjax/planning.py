@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from vjax import spans
+from vjax import spans, tones
 from vjax.anchors import Clip, anchors_of, guiding
 from vjax.canvas import Canvas, runs
 from vjax.config import ModelConfig
@@ -60,6 +60,14 @@ class Plan:
     @property
     def fps(self) -> float:
         return self.canvas.fps
+
+    @property
+    def blur(self) -> float:
+        """What is enlarged keeps its tones: what is left by a blur of so many pixels; 0: nothing."""
+        if not self.timeline.enlarges:
+            return 0.0
+        _, height, width, _ = self.timeline.pieces[0].pixels.shape
+        return tones.BLUR * max(self.size[0] / width, self.size[1] / height)
 
     @property
     def windows(self) -> int:

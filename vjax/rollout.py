@@ -13,6 +13,7 @@ from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.segments import Segment, Window, closes
 from vjax.stages import Stages
+from vjax.tones import toned
 
 
 class SamplingError(ValueError):
@@ -44,6 +45,9 @@ class Rollout(Stages):
             for chunk in seams.joined(made, canvases, done, plans[0].cuts):
                 kept = [canvas.cut(done, done + chunk.shape[1]) for canvas in canvases]
                 for frames, (given, strength) in zip(chunk, kept, strict=True):
+                    if blur := plans[0].blur:
+                        for frame, same in zip(frames, given, strict=True):
+                            frame[:] = toned(frame, same, blur)
                     np.copyto(frames, given, where=strength >= 1)
                 done += chunk.shape[1]
                 yield chunk

@@ -221,7 +221,8 @@ class Timeline:
             what the prompt says; empty: it is departed from with noise.
         guidance: how closely to follow the prompt; None: as the model prefers.
         sound: what is heard from its start on; None: the sound of the frames that are kept.
-        tiled: it may be larger than what the model makes at once, in tiles that overlap.
+        enlarges: it is what is given, larger: with its tones, and where it is more than the model
+            makes at once, in tiles that overlap.
         style: what of the prompt is said around what the user wrote.
         cut_within: where less than so many seconds are to be made between two pieces, there is a
             cut: what comes before the second does not see it, nor it what comes before.
@@ -244,7 +245,7 @@ class Timeline:
     guidance: float | None = None
     sound: Any = None
     cut_within: float = 0.0
-    tiled: bool = False
+    enlarges: bool = False
     style: str = ""
 
     def __post_init__(self):

@@ -39,7 +39,7 @@ class Upscale(Request):
         given = media.read(self.video, self.fps_in, longest=LONGEST_SIDE)
         lasts = len(given.pixels) / given.fps if given.fps and self.fps_in is None else None
         prompt, spans, note = media.prompt_of(self.video, self.prompt, lasts)
-        said = "Every frame is made again in its new size: none is kept as it is."
+        said = "Every frame is made again in its new size: only its tones are kept."
         piece = dataclasses.replace(
             given,
             strength=np.full((len(given.pixels), 1, 1, 1), 1 - self.strength, np.float32),
@@ -47,7 +47,7 @@ class Upscale(Request):
         )
         fps = self.rate_of(given)
         request = dataclasses.replace(self, prompt=prompt)
-        return request.with_film((piece,), fps=fps, sound=given.sound, tiled=True, spans=spans)
+        return request.with_film((piece,), fps=fps, sound=given.sound, enlarges=True, spans=spans)
 
 
 def upscale(video: Media, prompt: str = "", **options) -> Timeline:
