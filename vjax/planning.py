@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def blur(self) -> float:
-        """What is enlarged keeps its tones: what is left by a blur of so many pixels; 0: nothing."""
+        """The pixels of the blur that leaves the tones which are kept, see `tones`; 0: none are."""
         if not self.timeline.enlarges:
             return 0.0
         _, height, width, _ = self.timeline.pieces[0].pixels.shape
