@@ -338,6 +338,6 @@ def test_pictures_are_taken_from_whatever_holds_them_and_transparent_ones_over_b
 def test_a_large_file_is_made_smaller_as_it_is_read(tmp_path):
     video.write(tmp_path / "a.mp4", np.zeros((3, 720, 2560, 3), np.uint8), 8)
     (piece,) = vjax.extend(tmp_path / "a.mp4", "a").pieces
-    assert piece.pixels.shape == (3, 360, 1280, 3)
+    assert piece.pixels.shape == (3, 540, 1920, 3)
     assert any("2560x720" in note for note in piece.notes)
-    assert vjax.animate(tmp_path / "a.mp4", "a").pieces[0].pixels.shape == (1, 360, 1280, 3)
+    assert vjax.animate(tmp_path / "a.mp4", "a").pieces[0].pixels.shape == (1, 540, 1920, 3)

@@ -311,12 +311,14 @@ def test_a_large_source_is_scaled_while_it_is_decoded(tmp_path):
         assert np.abs(small - whole).max() <= 3
 
 
-def test_too_long_for_memory_is_an_error_not_a_crash(tmp_path, monkeypatch):
+@pytest.mark.parametrize("aside", [False, True])
+def test_too_long_for_memory_or_the_disk_is_an_error_not_a_crash(aside, tmp_path, monkeypatch):
     video.write(tmp_path / "a.mp4", ramp(20), 10)
-    monkeypatch.setattr(clips, "MAX_BYTES", 10 * 48 * 64 * 3)
+    monkeypatch.setattr(clips, "MAX_ASIDE" if aside else "MAX_BYTES", 10 * 48 * 64 * 3)
     with pytest.raises(MediaError, match="too long"):
-        video.read(tmp_path / "a.mp4")
-    assert len(video.read(tmp_path / "a.mp4", size=(32, 24)).frames) == 20
+        video.read(tmp_path / "a.mp4", aside=aside)
+    assert len(video.read(tmp_path / "a.mp4", aside=not aside).frames) == 20
+    assert len(video.read(tmp_path / "a.mp4", size=(32, 24), aside=aside).frames) == 20
 
 
 def test_reading_takes_memory_for_its_result_alone(tmp_path):

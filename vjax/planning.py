@@ -106,8 +106,7 @@ class Plan:
 
     def describe(self) -> str:
         """What the timeline says, the length, size and rate that follow, and what to know of it."""
-        said = self.timeline.describe().splitlines()
-        lines = [line for line in said if not line.startswith("in all  ")]
+        lines = self.timeline.describe(asked=False).splitlines()
         if self.cuts:
             lines.append(f"cut     at {', '.join(f'{cut / self.fps:.4g}' for cut in self.cuts)} s")
         length = f"{self.frames} frame{'s' * (self.frames > 1)}"

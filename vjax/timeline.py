@@ -268,8 +268,12 @@ class Timeline:
         """What is given."""
         return tuple(item for item in self.film if isinstance(item, Piece))
 
-    def describe(self) -> str:
-        """What is given and what will be made, a line each, in the order in which it is shown."""
+    def describe(self, asked: bool = True) -> str:
+        """What is given and what will be made, a line each, in the order in which it is shown.
+
+        Args:
+            asked: also the length, the size and the rate that were asked for, if any were.
+        """
         lines = [f"prompt  {self.prompt}"]
         if self.negative:
             lines.append(f"not     {self.negative}")
@@ -296,8 +300,8 @@ class Timeline:
         length = f"{self.frames} frames" if self.frames is not None else length
         size = "{}x{}".format(*self.size) if self.size else ""
         rate = f"{self.fps:g} frames a second" if self.fps is not None else ""
-        asked = ", ".join(filter(None, [length, size, rate]))
-        lines += [f"in all  {asked}"] if asked else []
+        in_all = ", ".join(filter(None, [length, size, rate]))
+        lines += [f"in all  {in_all}"] if asked and in_all else []
         return "\n".join(map(printable, lines))
 
 

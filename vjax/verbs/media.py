@@ -13,7 +13,7 @@ from vjax.reel import Reel
 from vjax.timeline import Anchor, Piece, RequestError, Span, as_frames
 from vjax.verbs.request import Media
 
-LONGEST_SIDE = 1280  # pixels: as large as models make; files are made smaller as they are decoded
+LONGEST_SIDE = 1920  # pixels: as large as models make; files are made smaller as they are decoded
 
 
 def read(

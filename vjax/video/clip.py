@@ -11,7 +11,9 @@ from jaxtyping import UInt8
 from vjax.reel import Reel
 from vjax.video.sound import Sound
 
-MAX_BYTES = 4 << 30  # of decoded frames: a long film should end in a message, not fill a machine
+# Of decoded frames, a long film should end in a message, not fill a machine.
+MAX_BYTES = 4 << 30  # in memory
+MAX_ASIDE = 16 << 30  # on the disk: a minute of 1080p at 40 frames a second
 MAX_PIXELS = 1 << 26  # of a video's frame: twice as many as 8K has
 
 
@@ -60,9 +62,9 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def too_long(path: pathlib.Path) -> MediaError:
+def too_long(path: pathlib.Path, most: int) -> MediaError:
     return MediaError(
-        f"{path} is too long to work on (over {MAX_BYTES >> 30} GB decoded); "
+        f"{path} is too long to work on (over {most >> 30} GB decoded); "
         "cut it or make it smaller first."
     )
 

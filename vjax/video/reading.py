@@ -103,6 +103,7 @@ class _Frames:
 
     def __init__(self, path: pathlib.Path, aside: bool):
         self.path, self.bytes = path, 0
+        self.most = clips.MAX_ASIDE if aside else clips.MAX_BYTES
         self._kept: list[Any] | Spool = Spool() if aside else []
         self._count = 0
 
@@ -111,8 +112,8 @@ class _Frames:
 
     def append(self, frame: np.ndarray) -> None:
         self.bytes, self._count = frame.nbytes, self._count + 1
-        if len(self) * self.bytes > clips.MAX_BYTES:
-            raise clips.too_long(self.path)
+        if len(self) * self.bytes > self.most:
+            raise clips.too_long(self.path, self.most)
         try:
             self._kept.append(frame)
         except OSError as error:
@@ -138,8 +139,8 @@ def _collect(
             original = found
             target = size(*found) if callable(size) else size or found
             whole = not begin and count is None and until == math.inf
-            if whole and source.count * target[0] * target[1] * 3 > clips.MAX_BYTES:
-                raise clips.too_long(path)  # at once, not after minutes
+            if whole and source.count * target[0] * target[1] * 3 > reel.frames.most:
+                raise clips.too_long(path, reel.frames.most)  # at once, not after minutes
         elif found != original:
             changed = "{}x{} to {}x{}".format(*original, *found)
             note = f"{path} changes its size from {changed}: later frames were scaled and cut."
@@ -175,8 +176,8 @@ def _even(path: pathlib.Path, source, reel: _Found, count: int | None) -> Clip:
         if source.broken or (source.silent and end < 0.9 * expected - 0.1):
             source.notes.setdefault(clips.broken(path, len(starts), end, expected))
     rate, end = even_rate(starts, end, source.tick, source.declared)
-    if end * rate * reel.frames.bytes > clips.MAX_BYTES:  # one frame may last for days
-        raise clips.too_long(path)
+    if end * rate * reel.frames.bytes > reel.frames.most:  # one frame may last for days
+        raise clips.too_long(path, reel.frames.most)
     index = on_clock(starts, end, rate, slack=source.tick)[:count]
     return Clip(reel.frames.taken(index), rate, tuple(source.notes))
 
