@@ -126,6 +126,46 @@ def test_the_longer_it_is_from_frame_to_frame_the_less_is_left_of_mixes():
         assert strength.item() == pytest.approx(kept)
 
 
+# --- Cuts ----------------------------------------------------------------------------------------
+
+
+def film() -> np.ndarray:
+    """Shots of 4, 3 and 5 frames in which a little moves."""
+    shades = np.random.default_rng(0).integers(0, 200, (3, 32, 32, 3))
+    pairs = zip(shades, (4, 3, 5), strict=True)
+    shots = [shade + 2 * np.arange(n)[:, None, None, None] for shade, n in pairs]
+    return np.concatenate(shots).astype(np.uint8)
+
+
+@pytest.mark.parametrize("wanted", [12, 16, 24])
+def test_nothing_is_mixed_or_seen_over_a_cut(wanted):
+    given = film()
+    found = plan(given, wanted, 8, strength=0.25)
+    assert found.cuts == (-(-4 * wanted // 8), -(-7 * wanted // 8))
+    assert any("a cut at 0.5, 0.875 seconds" in note for note in found.notes)
+    shot = np.repeat([0, 1, 2], (4, 3, 5))
+    pixels = found.canvas.cut(0, found.frames)[0].astype(int)
+    of_shot = np.searchsorted(found.cuts, np.arange(found.frames), side="right")
+    for frame, number in zip(pixels, of_shot, strict=True):
+        low, high = given[shot == number].min(0), given[shot == number].max(0)
+        assert ((low <= frame) & (frame <= high)).all()
+    kept = found.canvas.known
+    assert kept.sum() + len(found.canvas.guides) == len(given)
+
+
+def test_what_moves_fast_or_flashes_is_not_cut():
+    given = film()
+    assert video.cuts_of(given) == [4, 7]
+    assert video.cuts_of(given[:, ::2, ::2]) == [4, 7]
+    assert video.cuts_of(clips.ramp(30)) == []
+    assert video.cuts_of(given[3:5]) == []  # of two frames alone nobody can tell
+    flash = given[:4].copy()
+    flash[2] = 255
+    assert video.cuts_of(flash) == []
+    fast = np.stack([np.roll(given[0], 5 * n, axis=1) for n in range(12)])
+    assert video.cuts_of(fast) == []
+
+
 # --- Rates ---------------------------------------------------------------------------------------
 
 

@@ -6,11 +6,14 @@ shown at j/F. Where k F/f is a whole number j, frame k is on both grids: it is f
 result, as it is. Every other given frame guides, as an anchor at its own time, and what is left is
 made, from a mix of the two given frames beside it, each by how near it is. A mix is right where
 little moves in between and shows things twice where much does, so it is departed from the further,
-the longer it is from one given frame to the next. At a lower rate nothing is made: frame j is the
-given one that is nearest to its time (of two as near, the later), and the others are dropped.
+the longer it is from one given frame to the next. Over a cut nothing is mixed or seen: up to the
+first frame of a shot it is the one before. At a lower rate nothing is made: frame j is the given
+one that is nearest to its time (of two as near, the later), and the others are dropped.
 """
 
+import bisect
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax.reel import Reel, mixed
-from vjax.timeline import Anchor, RequestError, Timeline, as_reel
+from vjax.timeline import Anchor, Piece, RequestError, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
 
@@ -65,7 +68,7 @@ class Interpolate(Request):
                 "are given, with fps_in."
             )
         from vjax.layout import check_length, check_rate
-        from vjax.video import exact_rate
+        from vjax.video import cuts_of, exact_rate
 
         check_rate(self.fps)
         count = len(given.pixels)
@@ -79,13 +82,17 @@ class Interpolate(Request):
             prompt, spans, note = media.prompt_of(self.video, self.prompt, lasts)
         own_frames = as_reel(given.pixels)
         at = [Fraction(kept[j]) if j in kept else j * own / wanted for j in range(frames)]
+        cuts = cuts_of(own_frames) if len(kept) < frames else []
         strength = np.full((frames, 1, 1, 1), 1 - depart, np.float32)
         strength[list(kept)] = 1
         said = _said(count, frames, len(kept), len(between), given.fps, depart)
         notes = [said, *filter(None, [note])]
+        if cuts:
+            times = ", ".join(f"{float(cut / own):.4g}" for cut in cuts)
+            notes.append(f"There is a cut at {times} seconds, over which nothing is mixed.")
         piece = dataclasses.replace(
             given,
-            pixels=_mixed(own_frames, at),
+            pixels=_mixed(own_frames, at, cuts),
             strength=strength,
             fps=self.fps,
             sound=None,
@@ -96,7 +103,11 @@ class Interpolate(Request):
         guidance = None if depart == 1 or self.negative else 1.0
         request = dataclasses.replace(self, prompt=prompt)
         return request.with_film(
-            (piece,), anchors=anchors, spans=spans, sound=given.sound, guidance=guidance
+            _shots(piece, [bisect.bisect_left(at, cut) for cut in cuts]),
+            anchors=anchors,
+            spans=spans,
+            sound=given.sound,
+            guidance=guidance,
         )
 
 
@@ -116,13 +127,27 @@ def grids(count: int, own: Fraction, wanted: Fraction) -> tuple[int, dict[int, i
     return frames, kept, [k for k, time in times if time.denominator > 1]
 
 
-def _mixed(frames: UInt8[Reel, "T H W 3"], at: Sequence[Fraction]) -> UInt8[Reel, "t H W 3"]:
+def _mixed(
+    frames: UInt8[Reel, "T H W 3"], at: Sequence[Fraction], cuts: Sequence[int]
+) -> UInt8[Reel, "t H W 3"]:
     """What is shown at times, counted in frames: both frames beside each, as near as it is."""
     before = np.array([math.floor(time) for time in at])
-    after = np.minimum(before + 1, len(frames) - 1)
+    last = np.isin(before + 1, [*cuts, len(frames)])
+    after = np.where(last, before, before + 1)
     return mixed(
         frames.taken(before), frames.taken(after), np.array([time % 1 for time in at], float)
     )
+
+
+def _shots(piece: Piece, cuts: Sequence[int]) -> tuple[Piece, ...]:
+    """A piece in parts, of which each but the first begins with a cut, at the frames that are."""
+    pixels, strength = as_reel(piece.pixels), Reel.of(piece.strength)
+    parts = [slice(*ends) for ends in itertools.pairwise([0, *cuts, len(pixels)])]
+    first, *others = [
+        dataclasses.replace(piece, pixels=pixels.taken(part), strength=strength.taken(part))
+        for part in parts
+    ]
+    return first, *(dataclasses.replace(each, notes=(), cut=True) for each in others)
 
 
 def _said(count: int, frames: int, kept: int, between: int, fps: float, depart: float) -> str:

@@ -6,6 +6,7 @@
     pictures.py   pictures and animations, through Pillow
     colour.py     what a video's numbers mean → 8-bit sRGB
     timing.py     times of frames → an even frame rate
+    cuts.py       where a film is cut
     fitting.py    one size → another
     sound.py      what is heard, cut and moved along
     formats.py    what each kind of file can hold, checked before any work
@@ -20,6 +21,7 @@ PyAV and Pillow are imported when a file is read or written, not before.
 """
 
 from vjax.video.clip import Clip, MediaError
+from vjax.video.cuts import cuts_of
 from vjax.video.fitting import fit, fit_levels
 from vjax.video.formats import check_writable, holds_sound, is_exact
 from vjax.video.masks import Mask, read_mask, share, white
@@ -41,6 +43,7 @@ __all__ = [
     "check_writable",
     "contact_sheet",
     "crossfaded",
+    "cuts_of",
     "exact_rate",
     "fit",
     "fit_levels",
