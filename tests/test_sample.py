@@ -652,6 +652,12 @@ def test_devices_share_one_video(bundle, here, capsys):
 
 
 def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
+    media.write("picture.png", tiny.clip(1), None)
+    media.write("character.png", tiny.clip(1, seed=3), None)
+    pathlib.Path("board.yaml").write_text(
+        "cards:\n- {at: 0, text: red}\n- {at: 0.5, text: blue, soften: 0.2}\n"
+        "- {at: 0.75, image: picture.png}\n"
+    )
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     environment = {
@@ -662,7 +668,8 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
         "JAX_NUM_PROCESSES": "2",
     }
     same = ["--model", bundle]
-    command = [sys.executable, "-m", "vjax.sample", *PROMPT, "--frames", "9", *same]
+    command = [sys.executable, "-m", "vjax.sample", "storyboard", "board.yaml", *PROMPT, *same]
+    command += ["--character", "character.png", "--frames", "9"]
 
     def both(*last, then=None):
         running = [
@@ -721,7 +728,8 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
     for _, err in said:
         assert "vjax.sample: interrupted; " in err
         assert "Traceback" not in err
-    assert all(re.fullmatch(r"(alone|shared(-\d+)?)\.mkv", path.name) for path in here.iterdir())
+    made = [path.name for path in here.iterdir() if path.suffix not in (".png", ".yaml")]
+    assert all(re.fullmatch(r"(alone|shared(-\d+)?)\.mkv", name) for name in made)
 
 
 @pytest.mark.parametrize(
