@@ -12,14 +12,20 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+import vjax
 from vjax import plan, validation
-from vjax.config import Bucket, ConfigError, Group, MeshConfig, RunConfig, Stage
-from vjax.parallel import ahead, programs, search, slices
+from vjax.config import Bucket, ConfigError, Group, MeshConfig, ModelConfig, RunConfig, Stage
+from vjax.models import flops
+from vjax.parallel import ahead, programs, rehearsal, search, slices
 from vjax.parallel import mesh as meshes
-from vjax.timeline import RequestError
+from vjax.timeline import RequestError, Timeline
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 CONFIG, WAN = str(CONFIGS / "world_dit.py"), str(CONFIGS / "wan_1_3b.py")
+
+
+def video(model: ModelConfig, frames=None, size=None) -> rehearsal.Video:
+    return rehearsal.video(model, Timeline("a video", frames=frames, size=size))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +55,14 @@ def test_what_cannot_be_planned_is_one_line(capsys):
     assert plan.main([CONFIG, "--slice", "v5e:1x1", "--stepz=1"]) == 2
     for count in (0, 10**9):
         assert plan.main([CONFIG, "--slice", "v5e:1x1", "--slices", str(count)]) == 2
+    prompt = ["text", "--prompt", "a red circle"]
+    for more in (["--frames=5", *prompt], [*prompt, "--model=tiny"], ["animate", "nowhere.png"]):
+        assert plan.main(["default", "--slice", "v5e:1x1", *more]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 5
-    assert all("--slices" in line for line in lines[3:])
+    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 8
+    assert all("--slices" in line for line in lines[3:5])
+    for line, said in zip(lines[5:], ("after it", "leave out --model", "prompt"), strict=True):
+        assert said in line
 
 
 def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch, capsys):
@@ -67,25 +78,66 @@ def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch, capsys):
 def test_what_a_model_cannot_make_or_a_run_lacks_is_said_before_anything_is_compiled(monkeypatch):
     run = validation.load_config(WAN)
     with pytest.raises(RequestError, match="sides are multiples of 16 from 64 to 1280"):
-        search.work(run, True, 81, (1920, 1088))
+        video(run.model, 81, (1920, 1088))
     without = dataclasses.replace(run, model=dataclasses.replace(run.model, vae=None))
     with pytest.raises(ConfigError, match="no vae"):
-        search.work(without, True, None, None)
+        video(without.model)
     with pytest.raises(ConfigError, match="--vae=BUNDLE"):
-        search.work(without, False, None, None)
+        search.work(without, None)
 
 
 def test_a_long_video_is_planned_by_its_windows():
     model = dataclasses.replace(validation.load_config(WAN).model, max_side=1920)
-    shape, windows, latents = programs.window(model, 961, (1920, 1088))
-    assert shape == (21, 136, 240, 16)
-    assert latents == 241
+    asked = video(model, 961, (1920, 1088))
+    ((shapes, windows),) = asked.windows
+    assert shapes.source.shape == (1, 21, 136, 240, 16)
+    assert asked.decoded == {(136, 240): 241}
     assert windows == 1 + math.ceil((241 - 21) / (21 - 5))
+
+
+CARDS = (
+    {"at": 0, "text": "a red circle"},
+    {"at": 2, "text": "blue", "soften": 0.2},
+    {"at": 4, "image": tiny.clip(1)},
+)
+CHARACTER = {"character": [tiny.clip(1, seed=3)]}
+
+
+@pytest.mark.parametrize(
+    ("timeline", "kinds"),
+    [
+        (
+            vjax.storyboard(CARDS, frames=41, **CHARACTER),
+            [("2 steps of 5x4x4 latents and 1 anchors", 1), ("2 steps of 5x4x4 latents and 2", 2)],
+        ),
+        (
+            vjax.remix(tiny.clip(5), "blue", source_prompt="red", **CHARACTER),
+            [("2 steps of 2x4x4 latents and 1 anchors", 1)],
+        ),
+        (
+            vjax.upscale(tiny.clip(5), "red", size=(80, 80), **CHARACTER),
+            [("1 steps of 2x10x10 latents and 1 anchors in 16 tiles", 1)],
+        ),
+    ],
+    ids=["storyboard", "remix", "upscale"],
+)
+def test_what_a_verb_adds_is_planned_and_counted(timeline, kinds):
+    made, config = rehearsal.video(tiny.MODEL, timeline), MeshConfig(data=1)
+    mesh = meshes.make_mesh(config, jax.devices()[:1])
+    with meshes.use(mesh, config):
+        jobs = programs.sampling(tiny.MODEL, mesh, made)
+        for job in jobs:
+            counted = flops.traced(job.trace().jaxpr)
+            assert 0.95 * counted <= job.model_flops <= counted, job.name
+    steps = [job for job in jobs if " steps of " in job.name]
+    for job, (name, times) in zip(steps, kinds, strict=True):
+        assert job.name.startswith(name)
+        assert job.times == times
 
 
 def test_layouts_divide_heads_and_clips_and_the_largest_come_last():
     run, chip = validation.load_config(WAN), slices.CHIPS["v6e"]
-    need = search.work(run, True, 81, (832, 480))
+    need = search.work(run, video(run.model, 81, (832, 480)))
     found = search.layouts(run, need, chip, 8)
     assert found == sorted(found, key=lambda each: each[0])
     for _, _, layout in found:
@@ -99,7 +151,7 @@ def test_layouts_divide_heads_and_clips_and_the_largest_come_last():
 
 def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
     run, said, tried = validation.load_config(WAN), [], []
-    need = search.work(run, False, None, None)
+    need = search.work(run, None)
 
     def compiled(name, layout):
         tried.append((name, layout))
@@ -127,7 +179,7 @@ def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
 def test_advice_names_a_layout_that_fits():
     run, chip = validation.load_config(WAN), slices.CHIPS["v5p"]
     run = dataclasses.replace(run, mesh=MeshConfig())
-    need = search.work(run, False, None, None)
+    need = search.work(run, None)
     job = ahead.Job("gradient", dict, {"parameters": 90e9})
     said = plan.advice([ahead.Part(job, temporaries=90e9)], run, need, chip, 8)
     assert re.search(r"this layout fits: .*--mesh.fsdp=", " ".join(said))

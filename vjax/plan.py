@@ -3,10 +3,12 @@
     python -m vjax.plan configs/FILE.py --slice v5p:4x4x4
     python -m vjax.plan default --slice v5e:1x1
     python -m vjax.plan configs/FILE.py --sample --search [--slice v5e]
+    python -m vjax.plan default --slice v5e:1x1 storyboard BOARD.yaml
 
 A config's training step, or with --sample, --frames or --size the making of one video, is compiled
-by the TPU's own compiler, laid out over devices that are not there as `mesh` says. Any field can be
-changed: `--mesh.fsdp=16`. Devices share a video as vjax.sample shares it, unless `mesh` is given.
+by the TPU's own compiler, laid out over devices that are not there as `mesh` says. After all else a
+verb may be given with its options, as to vjax.sample: then what it makes is planned. Any field can
+be changed: `--mesh.fsdp=16`. Devices share a video as vjax.sample does, unless `mesh` is given.
 Memory is the compiler's. Time is a roofline: what arithmetic, main memory or interconnect take at
 least, whichever is longest. --search finds the smallest slice, of all kinds or of the one that
 --slice names, and how its devices are divided; it says what it tried.
@@ -24,14 +26,18 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from vjax import validation, weights
+from vjax import validation, verbs, weights
+from vjax.arguments import parse
 from vjax.config import ConfigError, MeshConfig, RunConfig
-from vjax.parallel import ahead, programs, rules, search, slices
+from vjax.order import Order
+from vjax.parallel import ahead, programs, rehearsal, rules, search, slices
 from vjax.parallel import mesh as meshes
 from vjax.parallel.ahead import Part
+from vjax.parallel.rehearsal import Video
 from vjax.parallel.slices import GIGABYTE, Chip
-from vjax.timeline import RequestError
+from vjax.timeline import RequestError, Timeline
 from vjax.verbs.request import parse_size
+from vjax.video import MediaError
 
 MOST_SLICES = 256
 
@@ -156,8 +162,7 @@ def advice(
 
 def compiled(
     run: RunConfig,
-    samples: bool,
-    asked: tuple[int | None, tuple[int, int] | None],
+    video: Video | None,
     devices: list[jax.Device],
     slices_count: int,
     say,
@@ -167,14 +172,15 @@ def compiled(
     """Compiles the programs of a run for devices.
 
     Args:
+        video: what is made; None: an update.
         chip: given, the first program that does not fit it ends this, which the last one often is.
     """
     mesh = meshes.make_mesh(run.mesh, devices)
     parts = []
     with jax.default_device(devices[0]):
-        if samples:
+        if video is not None:
             meshes.check(run.mesh, mesh, run.model)
-            jobs = programs.sampling(run.model, mesh, *asked)
+            jobs = programs.sampling(run.model, mesh, video)
         else:
             jobs = programs.training(run, mesh)
         for job in jobs if chip is None else reversed(jobs):
@@ -208,7 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="compile as a run does, which takes six times as long",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options, fields = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    verb = next((i for i, word in enumerate(given) if i and word in verbs.VERBS), len(given))
+    options, fields = parser.parse_known_args(given[:verb])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     jax.config.update("jax_platforms", "cpu")  # a TPU that is here is not touched
     jax.config.update("jax_enable_compilation_cache", False)  # it could not load what is kept
@@ -220,15 +228,23 @@ def main(arguments: list[str] | None = None) -> int:
             run = validation.override(RunConfig(model.name, "dit", model, stages=()), fields)
         if not 1 <= options.slices <= MOST_SLICES:
             raise ConfigError(f"--slices={options.slices} must be from 1 to {MOST_SLICES}.")
-        samples = bool(options.sample or options.frames or options.size or not run.stages)
+        order = _ordered(given[verb:], options) if given[verb:] else None
+        samples = bool(options.sample or options.frames or options.size or order or not run.stages)
         if samples and run.vae is not None:
             vae = weights.read_config(run.vae).vae
             run = dataclasses.replace(run, model=dataclasses.replace(run.model, vae=vae))
-        asked = options.frames, options.size
+        layout = any(field.startswith("--mesh") for field in fields)
+        video = None
+        if order is not None:
+            video = rehearsal.video(run.model, order.requests[0].timeline(), **order.sampling)
+            if order.mesh is not None:
+                run, layout = dataclasses.replace(run, mesh=order.mesh), True
+        elif samples:
+            timeline = Timeline("a video", frames=options.frames, size=options.size)
+            video = rehearsal.video(run.model, timeline)
         compile_for = functools.partial(
             compiled,
-            samples=samples,
-            asked=asked,
+            video=video,
             slices_count=options.slices,
             say=console.print,
             effort=ahead.AS_A_RUN if options.thorough else ahead.QUICKLY,
@@ -238,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.slices != 1:
                 raise ConfigError("--search is for one slice: leave out --slices.")
             slices.devices(f"{kinds[0]}:{slices.CHIPS[kinds[0]].sizes[0]}")  # is libtpu there?
-            need = search.work(run, samples, *asked)
+            need = search.work(run, video)
 
             def tried(name: str, layout: MeshConfig) -> list[Part]:
                 return compile_for(
@@ -251,10 +267,10 @@ def main(arguments: list[str] | None = None) -> int:
             if best is None:
                 print("vjax.plan: No listed slice holds it.", file=sys.stderr)
                 return 1
-            name, layout, parts = best
-            run = dataclasses.replace(run, mesh=layout)
+            name, found_layout, parts = best
+            run = dataclasses.replace(run, mesh=found_layout)
             chip, devices = slices.parse(name)[0], slices.devices(name)
-            title = f"{run.name} on {name}: {search.described(layout)}"
+            title = f"{run.name} on {name}: {search.described(found_layout)}"
         else:
             if options.slice is None:
                 raise ConfigError(
@@ -262,16 +278,15 @@ def main(arguments: list[str] | None = None) -> int:
                 )
             chip, _, _ = slices.parse(options.slice)
             devices = slices.devices(options.slice, options.slices)
-            need = search.work(run, samples, *asked)
-            if samples and not any(field.startswith("--mesh") for field in fields):
-                guided = run.model.sampler.guidance != 1
-                layout = meshes.for_one_video(
-                    run.model, len(devices), guided, need.resident, chip.memory
+            need = search.work(run, video)
+            if video is not None and not layout:
+                fits = meshes.for_one_video(
+                    run.model, len(devices), video.guided, need.resident, chip.memory
                 )
-                run = dataclasses.replace(run, mesh=layout)
+                run = dataclasses.replace(run, mesh=fits)
             mesh, parts = compile_for(run, devices=devices)
             title = f"{run.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
-    except (ConfigError, RequestError, weights.BundleError) as error:
+    except (ConfigError, RequestError, MediaError, weights.BundleError) as error:
         print(f"vjax.plan: {error}", file=sys.stderr)
         return 2
     found = report(parts, chip, title)
@@ -285,6 +300,16 @@ def main(arguments: list[str] | None = None) -> int:
     for sentence in said + advice(parts, run, need, chip, len(devices)):
         console.print(sentence)
     return 0 if found["fits"] else 1
+
+
+def _ordered(arguments: list[str], options: argparse.Namespace) -> Order:
+    """What a verb and its options ask for; raises RequestError for what has another place."""
+    if options.frames or options.size:
+        raise RequestError("--frames and --size are options of the verb here: say them after it.")
+    order = parse(arguments)
+    if order.model is not None:
+        raise RequestError("The model is what is named first: leave out --model.")
+    return order
 
 
 if __name__ == "__main__":

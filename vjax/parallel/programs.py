@@ -7,20 +7,22 @@ compiler alone.
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from vjax import models, planning, solvers, stages, weights
-from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
+from vjax import models, stages, weights
+from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
 from vjax.parallel.ahead import Job, held, placed, sent, whole
+from vjax.parallel.rehearsal import Video
 from vjax.sampler import Condition
-from vjax.timeline import Timeline
 from vjax.training import state as states
 from vjax.training.start import TASKS
 from vjax.training.task import Task
@@ -97,66 +99,129 @@ def training(config: RunConfig, mesh: jax.sharding.Mesh) -> list[Job]:
     return [*jobs, Job("optimizer", update, resident)]
 
 
-def sampling(
-    model: ModelConfig,
-    mesh: jax.sharding.Mesh,
-    frames: int | None = None,
-    size: tuple[int, int] | None = None,
-) -> list[Job]:
-    """The programs that make one video: its texts, a window's steps, and a latent's frames.
+def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[Job]:
+    """The programs that make a video: its texts, what is given, windows' steps, a latent's frames.
 
     The text encoder runs before the others and need not lie beside them.
 
     Raises:
-        ConfigError: the devices cannot share the work so, or a network is missing.
-        RequestError: the model does not make such a video.
+        ConfigError: the devices cannot share the work so.
     """
-    sampler, solver = model.sampler, solvers.SOLVERS[model.sampler.solver]
-    branches = 1 if sampler.guidance == 1 else 2
-    meshes.check_samples(mesh, branches)
-    shape, windows, latents = window(model, frames, size)
-    dtype, vae = jnp.bfloat16, model.vae
+    meshes.check_samples(mesh, 2 if video.guided else 1)
     array = functools.partial(whole, mesh)
-
-    def everywhere(tree):
-        return jax.tree.map(lambda x: array(x.shape, x.dtype), tree)
 
     def network(name: str, kind):
         params = {name: models.abstract(getattr(model, name))}
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, kind), params)
         return placed(params, mesh)[name]
 
-    dit, text, decoder = network("dit", dtype), network("text", dtype), network("vae", jnp.float32)
-    words = model.text.max_length
-    condition = Condition(
-        source=array((1, *shape)),
-        strength=array((1, shape[0], 1, 1, 1)),
-        anchors=array((1, 0, *shape[1:])),
-        positions=array((1, shape[0])),
-        anchor_positions=array((1, 0)),
-        text=array((1, words, model.text.width)),
-        negative=array((1, words, model.text.width)),
+    dit, text = network("dit", jnp.bfloat16), network("text", jnp.bfloat16)
+    coder, words = network("vae", jnp.float32), model.text.max_length
+    resident = {"DiT": held(dit), "VAE": held(coder)}
+    embed = functools.partial(
+        stages._embed.trace,
+        model.text,
+        text,
+        array((video.texts, words), jnp.int32),
+        array((video.texts, words), jnp.bool_),
     )
+    needed = video.texts * flops.text_flops(model.text, words) / mesh.size
+    texts = Job(
+        "texts",
+        embed,
+        {"text encoder": held(text)},
+        model_flops=needed,
+        expected_flops=needed,
+        gathers=sent(text, "text", 2, 1),
+    )
+    steps = [
+        _steps(model, mesh, dit, video, condition, times, resident)
+        for condition, times in video.windows
+    ]
+    ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
+    coding = functools.partial(_coding, mesh, model.vae, coder, resident)
+    coded: list[Job] = []
+    for (height, width), times in video.encoded.items():
+        first, other = (
+            array((1, count, side * height, side * width, 3), jnp.uint8) for count in (1, ratio)
+        )
+        unused = "vae/(decoder|post_quant_conv)/"
+        coded.append(coding("a latent of what is given", stages._encode, first, other, unused))
+        coded[-1] = dataclasses.replace(coded[-1], times=times)
+    for (height, width), times in video.decoded.items():
+        latent = array((1, 1, height, width, model.dit.in_channels))
+        unused = "vae/(encoder|quant_conv)/"
+        coded.append(coding("a latent's frames", stages._decode, latent, latent, unused, jnp.uint8))
+        coded[-1] = dataclasses.replace(coded[-1], times=times)
+    return [texts, *steps, *coded]
+
+
+def _steps(
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    dit,
+    video: Video,
+    shapes: Condition,
+    times: int,
+    resident: Mapping[str, float],
+) -> Job:
+    """The steps of a kind of window."""
+    array, method = functools.partial(whole, mesh), video.method
+    condition = jax.tree.map(lambda x: array(x.shape, x.dtype), shapes)
+    source, anchors = condition.source.shape, condition.anchors.shape[1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    start = functools.partial(stages._start, solver=solver)
-    state = everywhere(jax.eval_shape(start, condition, array((1, *shape)), array(()), keys))
-    steps = functools.partial(
+    start = functools.partial(stages._start, solver=method.solver)
+    state = jax.eval_shape(start, condition, array(source), array(()), keys)
+    state = jax.tree.map(lambda x: array(x.shape, x.dtype), state)
+    trace = functools.partial(
         stages._advance.trace,
         model.dit,
         dit,
         condition,
         state,
-        array((sampler.steps + 1,)),
+        array((method.steps + 1,)),
         0,
-        sampler.steps,
-        solver,
-        np.float32(sampler.guidance),
-        branches == 2,
-        jnp.dtype(dtype),
+        method.steps,
+        method.solver,
+        np.float32(method.config.guidance),
+        video.guided,
+        jnp.dtype(jnp.bfloat16),
+        method.tiles,
     )
-    first = functools.partial(stages._decode, vae, dtype=jnp.uint8)
-    latent = array((1, 1, *shape[1:]))
-    _, past = jax.eval_shape(first, decoder, latent, None)
+    runs = method.steps * (2 if video.guided else 1) / mesh.size
+    forward = attention = 0.0
+    for count, length, words in looks(model, condition, video):
+        forward += runs * count * flops.dit_flops(model.dit, length, words)
+        attention += runs * count * flops.attention_flops(model.dit, length, words)
+    name = f"{method.steps} steps of {'x'.join(map(str, source[1:4]))} latents"
+    name += f" and {anchors} anchors" if anchors else ""
+    name += f" in {len(method.tiles)} tiles" if method.tiles else ""
+    return Job(
+        name,
+        trace,
+        {**resident, "latents": held(state) + held(condition)},
+        model_flops=forward,
+        expected_flops=forward - attention,
+        attention_flops=attention,
+        gathers=method.steps * len(method.tiles or ".") * sent(dit, "dit", 2, 1),
+        times=times,
+    )
+
+
+def _coding(
+    mesh: jax.sharding.Mesh,
+    vae: VAEConfig,
+    params,
+    resident: Mapping[str, float],
+    name: str,
+    stage,
+    first,
+    other,
+    unused: str,
+    *kind: Any,
+) -> Job:
+    """The VAE's program of a latent that is not the `first`, which most are."""
+    _, past = jax.eval_shape(lambda p, x: stage(vae, p, x, None, *kind), params, first)
     with jax.sharding.set_mesh(mesh):  # what a latent leaves lies where it was computed
         past = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
@@ -166,73 +231,32 @@ def sampling(
             ),
             past,
         )
-    decode = functools.partial(stages._decode.trace, vae, decoder, latent, past, jnp.uint8)
-    embed = functools.partial(
-        stages._embed.trace,
-        model.text,
-        text,
-        array((2, words), jnp.int32),
-        array((2, words), jnp.bool_),
-    )
-    resident = {"DiT": held(dit), "VAE": held(decoder)}
-    runs = sampler.steps * branches / mesh.size
-    forward = flops.dit_flops(model.dit, tokens(model, shape), words)
-    attention = flops.attention_flops(model.dit, tokens(model, shape), words)
-    grid = "x".join(map(str, shape[:3]))
-    alone = jax.make_jaxpr(functools.partial(first, past=past))(decoder, latent)
-    decoding = flops.traced(alone) / mesh.size
+    alone = jax.make_jaxpr(lambda p, x, past: stage(vae, p, x, past, *kind))(params, other, past)
+    needed = flops.traced(alone) / mesh.size
     looking = flops.traced(alone, kernels_only=True) / mesh.size
-    texts = 2 * flops.text_flops(model.text, words) / mesh.size
-    return [
-        Job(
-            "texts",
-            embed,
-            {"text encoder": held(text)},
-            model_flops=texts,
-            expected_flops=texts,
-            gathers=sent(text, "text", 2, 1),
-        ),
-        Job(
-            f"{sampler.steps} steps of {grid} latents",
-            steps,
-            {**resident, "latents": held(state) + held(condition)},
-            model_flops=runs * forward,
-            expected_flops=runs * (forward - attention),
-            attention_flops=runs * attention,
-            gathers=sampler.steps * sent(dit, "dit", 2, 1),
-            times=windows,
-        ),
-        Job(
-            "a latent's frames",
-            decode,
-            {**resident, "what the VAE keeps of earlier frames": held(past)},
-            model_flops=decoding,
-            expected_flops=decoding - looking,
-            attention_flops=looking,
-            gathers=sent(decoder, "vae", 4, 1, without="vae/(encoder|quant_conv)/"),
-            times=latents,
-        ),
-    ]
+    return Job(
+        name,
+        functools.partial(stage.trace, vae, params, other, past, *kind),
+        {**resident, "what the VAE keeps of earlier frames": held(past)},
+        model_flops=needed,
+        expected_flops=needed - looking,
+        attention_flops=looking,
+        gathers=sent(params, "vae", 4, 1, without=unused),
+    )
 
 
-def window(
-    model: ModelConfig, frames: int | None, size: tuple[int, int] | None
-) -> tuple[tuple[int, int, int, int], int, int]:
-    """The latents [T H W C] that a model makes at once of a video, how often, and of how many.
-
-    Raises:
-        ConfigError: a network is missing.
-        RequestError: the model does not make such a video.
-    """
-    for name in weights.NETWORKS:
-        if getattr(model, name) is None:
-            raise ConfigError(f"{model.name} has no {name}, so it cannot make videos.")
-    plan = planning.plan(Timeline("a video", frames=frames, size=size), model)
-    (segment,) = plan.segments  # nothing is known of it
-    first = segment.windows[0]
-    width, height = (side // model.vae.spatial_ratio for side in plan.size)
-    shape = (first.stop - first.start, height, width, model.dit.in_channels)
-    return shape, len(segment.windows), segment.latents
+def looks(model: ModelConfig, condition: Condition, video: Video) -> Iterator[tuple[int, int, int]]:
+    """How often the DiT looks at a window in a step of one branch: times, tokens, words."""
+    _, frames, height, width, _ = condition.source.shape
+    frames += condition.anchors.shape[1] + condition.ring
+    tiles = video.method.tiles
+    if tiles is not None:
+        height, width = tiles.height, tiles.width
+    count, words = 1 if tiles is None else len(tiles), condition.text.shape[1]
+    yield count, tokens(model, (frames, height, width)), words
+    if (origin := condition.origin) is not None:
+        seen = frames - origin.references
+        yield count, tokens(model, (seen, height, width)), origin.text.shape[1]
 
 
 def parameters(run: RunConfig) -> models.Params:

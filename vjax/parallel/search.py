@@ -17,6 +17,7 @@ from vjax.models import flops
 from vjax.parallel import mesh as meshes
 from vjax.parallel import programs, slices
 from vjax.parallel.ahead import Part
+from vjax.parallel.rehearsal import Video
 from vjax.parallel.slices import GIGABYTE, Chip
 
 TRIED = 3  # layouts of a slice that are compiled, before a larger slice is
@@ -48,22 +49,24 @@ class Work:
     decoding: float = 0.0
 
 
-def work(run: RunConfig, samples: bool, frames: int | None, size: tuple[int, int] | None) -> Work:
-    """What an update of a run, or a video of that length and size, asks for.
+def work(run: RunConfig, video: Video | None) -> Work:
+    """What an update of a run, or a video, asks for.
 
     Raises:
         ConfigError: a network is missing.
-        RequestError: the model does not make such a video.
     """
-    if samples:
-        model, length = run.model, run.model.text.max_length if run.model.text else 1
-        shape, _, _ = programs.window(model, frames, size)
-        tokens = programs.tokens(model, shape)
-        branches = 1 if model.sampler.guidance == 1 else 2
-        amount = branches * flops.dit_flops(model.dit, tokens, length)
+    if video is not None:
+        model = run.model
+        every = [list(programs.looks(model, shapes, video)) for shapes, _ in video.windows]
+        tokens = max(length for each in every for _, length, _ in each)
+        branches = 2 if video.guided else 1
+        amount = branches * max(
+            sum(n * flops.dit_flops(model.dit, *length) for n, *length in each) for each in every
+        )
         dit, vae = (_numbers(model, name) for name in ("dit", "vae"))
         # A dozen float32 features of the frames of a latent, as wide as the last layers are.
-        numbers = math.prod(shape[1:3]) * model.vae.spatial_ratio**2 * model.vae.temporal_ratio
+        numbers = max(map(math.prod, video.decoded))
+        numbers *= model.vae.spatial_ratio**2 * model.vae.temporal_ratio
         numbers *= model.vae.decoder_base_dim or model.vae.base_dim
         decoding = 12 * 4 * numbers
         return Work(branches, tokens, 2 * dit, 2 * dit + 4 * vae, 0, 1, amount, decoding)
