@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from vjax import seams
 from vjax.canvas import Canvas, Given
@@ -82,3 +83,23 @@ def test_each_video_is_led_to_its_own():
     made = np.concatenate([decoded(), decoded(49)])
     found = joined(made, canvas(0), canvas(0, level=40))
     assert found[:, 1, 0, 0, 0].tolist() == [99, 41]
+
+
+def test_where_a_part_is_given_the_pixels_around_it_are_led_to_it():
+    row, column = np.mgrid[:48, :48]
+    given = np.stack([100 + row, 60 + column, 0 * row + 90], axis=-1).astype(np.uint8)
+    known = np.ones((48, 48, 1), bool)
+    known[8:40, 8:40] = False
+    thing = (abs(row - 24) < 6) & (abs(column - 24) < 6)
+    made = given - LOST
+    made[thing] = 255
+    found = seams.around(made, given, known)
+    beside = ~known[..., 0] & ndimage.binary_dilation(known[..., 0])
+    assert np.abs(found[beside].astype(int) - given[beside]).max() <= 2
+    far = ndimage.distance_transform_edt(~known[..., 0]) > seams.REACH
+    np.testing.assert_array_equal(found[far], made[far])
+    other = 255 - given  # what differs by more is something else
+    np.testing.assert_array_equal(seams.around(other, given, known), other)
+    np.testing.assert_array_equal(seams.around(given, given, known), given)
+    for whole in (True, False):
+        np.testing.assert_array_equal(seams.around(made, given, np.full((1, 1, 1), whole)), made)

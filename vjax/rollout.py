@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from vjax import conditioning, sampler, seams, spans
 from vjax.anchors import Clip
@@ -14,6 +15,8 @@ from vjax.planning import Plan
 from vjax.segments import Segment, Window, closes
 from vjax.stages import Stages
 from vjax.tones import toned
+
+Frames = UInt8[np.ndarray, "t H W 3"]
 
 
 class SamplingError(ValueError):
@@ -43,12 +46,9 @@ class Rollout(Stages):
             )
             done = segment.first
             for chunk in seams.joined(made, canvases, done, plans[0].cuts):
-                kept = [canvas.cut(done, done + chunk.shape[1]) for canvas in canvases]
-                for frames, (given, strength) in zip(chunk, kept, strict=True):
-                    if blur := plans[0].blur:
-                        for frame, same in zip(frames, given, strict=True):
-                            frame[:] = toned(frame, same, blur)
-                    np.copyto(frames, given, where=strength >= 1)
+                for frames, canvas in zip(chunk, canvases, strict=True):
+                    given, strength = canvas.cut(done, done + len(frames))
+                    _put_back(frames, given, strength, plans[0].blur)
                 done += chunk.shape[1]
                 yield chunk
             window += len(segment.windows)
@@ -231,6 +231,17 @@ class Rollout(Stages):
                 "or dtype float32."
             )
         return latents
+
+
+def _put_back(
+    made: Frames, given: Frames, strength: Float[np.ndarray, "t #H #W 1"], blur: float
+) -> None:
+    """Puts what is given into decoded frames, and its tones, where these are kept."""
+    for frame, same, kept in zip(made, given, strength >= 1, strict=True):
+        if blur:
+            frame[:] = toned(frame, same, blur)
+        frame[:] = seams.around(frame, same, kept)
+        np.copyto(frame, same, where=kept)
 
 
 def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:

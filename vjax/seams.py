@@ -4,19 +4,21 @@ Given frames are shown as they are. Those beside them come from the VAE, which l
 that it decodes, fine texture or a shade of a colour, and where nothing moves this shows as a step.
 So what a made frame next to a given one is short of is added to it and, less and less, to those
 further on: where the difference is small, for what differs by more has moved, and where nothing has
-moved since.
+moved since. Where a part of a frame is given, so are the pixels around it led to it.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 
 from vjax.canvas import Canvas, cuts_around
 
 Frames = UInt8[np.ndarray, "B H W 3"]  # one of each video
 
-REACH = 8  # frames from a given one over which it goes
+REACH = 8  # frames from a given one over which it goes, and pixels
 SMALL = 16  # grey levels, in the worst channel, up to which all of a difference is added
 UNMOVED = 8  # grey levels up to which a pixel is as it was
 
@@ -58,6 +60,23 @@ def joined(
         first += chunk.shape[1]
         if ready:
             yield np.stack(ready, axis=1)
+
+
+def around(
+    made: UInt8[np.ndarray, "H W 3"],
+    given: UInt8[np.ndarray, "H W 3"],
+    known: Bool[np.ndarray, "#H #W 1"],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A decoded frame, of which some pixels are given, led to these."""
+    if known.all() or not known.any():
+        return made
+    lost = given.astype(np.float32) - made
+    like = known & (np.abs(lost).max(axis=-1, keepdims=True) <= SMALL)
+    away = ndimage.distance_transform_edt(~known[..., 0])[..., None]
+    share = np.clip(1 - away / (REACH + 1), 0, 1)
+    blur = functools.partial(ndimage.gaussian_filter, sigma=(REACH / 4, REACH / 4, 0))
+    lost = blur(lost * like) / np.maximum(blur(like.astype(np.float32)), 1e-6)
+    return np.clip(np.rint(made + share * lost), 0, 255).astype(np.uint8)
 
 
 def _gap(known: Bool[np.ndarray, " T"], at: int, cuts: Sequence[int]) -> tuple[int, int]:
