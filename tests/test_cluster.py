@@ -486,7 +486,7 @@ def several(run: RunConfig, count: int, port: int, *more, then=None, own=None, *
     environment = {
         **os.environ,
         "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(count),
     }

@@ -58,6 +58,10 @@ BETWEEN = [
 ]
 
 
+# Of gradients, which take longest, each way once. One device equals eight along `data` elsewhere.
+TRAINED = [PLAIN[1], PLAIN[2], BETWEEN[0], BETWEEN[4], BETWEEN[5]]
+
+
 def name(config: MeshConfig) -> str:
     values = dataclasses.asdict(config).items()
     return " ".join(f"{k} {v}" for k, v in values if v not in (None, 1, "auto"))
@@ -105,7 +109,7 @@ def close(found, expected, tolerance=1e-5):
     jax.tree.map_with_path(check, found, expected)
 
 
-@pytest.mark.parametrize("config", PLAIN + BETWEEN, ids=name)
+@pytest.mark.parametrize("config", TRAINED, ids=name)
 def test_loss_and_gradients_are_those_of_one_device(config):
     loss, found, _ = gradients(config)
     expected, wanted, _ = gradients(ONE)
@@ -181,8 +185,9 @@ def test_what_is_drawn_does_not_depend_on_the_mesh():
 # --- Attention -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("way", ["auto", "gather", "ring"])
+@pytest.mark.parametrize(
+    ("way", "remat"), [("auto", False), ("gather", True), ("ring", False), ("ring", True)]
+)
 def test_attention_is_exact_where_neither_tokens_nor_heads_divide(way, remat, monkeypatch):
     """12 heads and 13 positions on 8 devices, of which one has nothing but padding."""
     monkeypatch.setattr("vjax.parallel.context.SCORES", 6)  # two of four queries at a time
@@ -256,7 +261,7 @@ def test_12_heads_are_shared_by_16_devices():
     environment = {
         **os.environ,
         "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=16",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=16"),
     }
     done = subprocess.run(
         [sys.executable, "-c", SIXTEEN],
