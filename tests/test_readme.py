@@ -12,27 +12,33 @@ import numpy as np
 import pytest
 import tiny
 
-from vjax import characters, validation, weights
+from vjax import characters, weights
 from vjax import video as media
 
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCKS = re.findall(
     r"^ *```(\w+)\n(.*?)^ *```", (ROOT / "README.md").read_text("utf-8"), re.S | re.M
 )
-SHAPE = ("fps", "frames", "height", "width", "max_frames", "min_side", "max_side", "vocabulary")
 SMALL = [
-    "--stages=({'groups': ({'buckets': ({'frames': 5, 'height': 32, 'width': 32, 'batch': 8},)},),"
+    "--stages=({'groups': ({'buckets': ({'frames': 1, 'height': 32, 'width': 32, 'batch': 8},)},),"
     " 'steps': 1},)",
-    *[f"--model.{field}" for field in ("frames=5", "height=32", "width=32", "min_side=32")],
+    *[f"--model.{field}" for field in ("frames=1", "height=32", "width=32", "min_side=32")],
     "--sample_prompts=()",
 ]
 SMALLEST = {
     "sample": ["--steps", "1"],
     "evaluate": ["--count", "1", "--only", "one thing"],
-    "bench": ["--runs", "1", "--steps", "1", "--model", "assets/default"],
+    "bench": ["--runs", "1", "--steps", "1", "--model", "small"],
     "train": {
-        "world_vae": [*SMALL, "--model.vae.base_dim=4", "--model.vae.decoder_base_dim=4"],
-        "world_dit": [*SMALL, "--model.dit.width=16", "--model.dit.depth=1", "--model.dit.ffn=16"],
+        "world_vae": [
+            *SMALL,
+            *(f"--model.vae.{f}" for f in ("base_dim=4", "decoder_base_dim=4", "dim_mult=(1,1,1)")),
+        ],
+        "world_dit": [
+            *SMALL,
+            *(f"--model.dit.{field}" for field in ("width=16", "depth=1", "ffn=16")),
+            "--model.text.depth=1",
+        ],
     },
 }
 
@@ -61,9 +67,8 @@ def is_synopsis(command: list[str]) -> bool:
 def place(tmp_path_factory):
     """A directory with a model of the default one's shape, a photo and a clip."""
     directory = tmp_path_factory.mktemp("readme")
-    shape = {name: getattr(weights.read_config("default"), name) for name in SHAPE}
-    model = validation.override(tiny.model(**shape), ["--dit.patch=(1,2,2)", "--dit.depth=1"])
-    weights.save(directory / "assets" / "default", tiny.bundle(model))
+    weights.save(directory / "assets" / "default", tiny.bundle(tiny.of_default_shape()))
+    weights.save(directory / "small", tiny.bundle())
     (directory / "configs").symlink_to(ROOT / "configs")
     return directory
 
