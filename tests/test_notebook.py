@@ -11,7 +11,7 @@ import pytest
 import tiny
 from nbclient import NotebookClient
 
-from vjax import validation, weights
+from vjax import weights
 
 PATH = pathlib.Path(__file__).parents[1] / "tpu_scripts" / "vjax.ipynb"
 CODE = ["install", "device", "load", "text", "animate", "pictures", "extend", "infill", "recut"]
@@ -25,7 +25,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 weights.ASSETS = pathlib.Path("small").absolute()
 pipe = vjax.load("default")
 """
-SHAPE = ("fps", "frames", "height", "width", "max_frames", "min_side", "max_side", "vocabulary")
 
 
 @pytest.fixture
@@ -53,9 +52,7 @@ def test_it_runs_as_it_is(notebook, tmp_path, monkeypatch):
     for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):  # of the other tests
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(PATH.parents[1]))
-    shape = {name: getattr(weights.read_config("default"), name) for name in SHAPE}
-    small = validation.override(tiny.model(**shape), ["--dit.patch=(1,2,2)", "--dit.depth=1"])
-    weights.save(tmp_path / "small" / "default", tiny.bundle(small))
+    weights.save(tmp_path / "small" / "default", tiny.bundle(tiny.of_default_shape()))
     after = next(n for n, cell in enumerate(notebook.cells) if cell.id == "text") + 1
     notebook.cells.insert(after, nbformat.v4.new_code_cell(SMALLER))
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}})
