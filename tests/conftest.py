@@ -8,10 +8,11 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests spend their time on compiling small programs, not on running them: LLVM's passes are left
-# out, and where jaxlib has two ways to write loops the one that takes half as long to compile.
+# out, and where jaxlib has two ways to write loops, the one that compiles faster. A later jaxlib
+# has the other alone, so that the tests as a whole see both.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _wanted = ["xla_force_host_platform_device_count=8"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # a later one refuses the flag
+if importlib.metadata.version("jaxlib").startswith("0.10."):
     _wanted.append("xla_cpu_use_fusion_emitters=false")
 _flags = os.environ.get("XLA_FLAGS", "").split()
 _flags += [f"--{flag}" for flag in _wanted if flag.partition("=")[0] not in " ".join(_flags)]
