@@ -129,10 +129,11 @@ def test_the_longer_it_is_from_frame_to_frame_the_less_is_left_of_mixes():
 # --- Cuts ----------------------------------------------------------------------------------------
 
 
-def film() -> np.ndarray:
-    """Shots of 4, 3 and 5 frames in which a little moves."""
-    shades = np.random.default_rng(0).integers(0, 200, (3, 32, 32, 3))
-    pairs = zip(shades, (4, 3, 5), strict=True)
+def film(*counts: int) -> np.ndarray:
+    """Shots of so many frames, or of 4, 3 and 5, in which a little moves."""
+    counts = counts or (4, 3, 5)
+    shades = np.random.default_rng(0).integers(0, 200, (len(counts), 32, 32, 3))
+    pairs = zip(shades, counts, strict=True)
     shots = [shade + 2 * np.arange(n)[:, None, None, None] for shade, n in pairs]
     return np.concatenate(shots).astype(np.uint8)
 
@@ -151,6 +152,30 @@ def test_nothing_is_mixed_or_seen_over_a_cut(wanted):
         assert ((low <= frame) & (frame <= high)).all()
     kept = found.canvas.known
     assert kept.sum() + len(found.canvas.guides) == len(given)
+    pictures = [guide.frames[0] for guide in found.canvas.guides]
+    for segment in found.segments:
+        (own,) = {of_shot[segment.first], of_shot[segment.stop - 1]}
+        guides = [a.clip.guide for w in segment.windows for a in w.anchors]
+        for guide in filter(lambda guide: guide is not None, guides):
+            number = next(n for n, each in enumerate(given) if (each == pictures[guide]).all())
+            assert shot[number] == own
+
+
+def test_a_shot_that_is_over_before_it_would_be_shown_is_left_out():
+    given = film(2, 1)
+    found = plan(given, 11, 10)  # at 0, 0.09 and 0.18 seconds; it begins at 0.2
+    assert (found.frames, found.cuts, len(found.canvas.guides)) == (3, (), 1)
+    assert np.abs(found.canvas.cut(0, 3)[0][2].astype(int) - given[1]).max() <= 2
+
+
+@pytest.mark.parametrize("prompt", ["red. Cut to blue", ""])
+def test_a_text_that_is_cut_begins_with_the_shot_that_is_given(prompt, tmp_path):
+    cards = [{"at": 0, "text": "red"}, {"at": 0.55, "text": "blue", "cut": True}]
+    made = {"request": {"verb": "storyboard", "cards": cards}}
+    video.write(tmp_path / "a.mkv", film(4, 5), 8, metadata=made)
+    found = planning.plan(vjax.interpolate(tmp_path / "a.mkv", prompt, fps=24), MODEL)
+    assert found.cuts == (12,)
+    assert [line[1:3] for line in found.script.lines] == [(0, 12), (12, 27)]
 
 
 def test_what_moves_fast_or_flashes_is_not_cut():

@@ -290,7 +290,7 @@ def _guide(
             f"Nothing can guide at {anchor.at:g} seconds: the video lasts from 0 to "
             f"{frames / fps:g}."
         )
-    at = None if anchor.at is None else anchor.at * fps
+    at = None if anchor.at is None else round(anchor.at * fps, 9)  # a frame, where it is one
     return Guide(at, _cropped(Reel.of(anchor.pixels), *size, notes), fps / own)
 
 

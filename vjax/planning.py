@@ -64,7 +64,7 @@ class Plan:
     @property
     def blur(self) -> float:
         """The pixels of the blur that leaves the tones which are kept, see `tones`; 0: none are."""
-        if not self.timeline.enlarges:
+        if not (self.timeline.enlarges and self.timeline.pieces):
             return 0.0
         _, height, width, _ = self.timeline.pieces[0].pixels.shape
         return tones.BLUR * max(self.size[0] / width, self.size[1] / height)

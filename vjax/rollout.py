@@ -237,11 +237,11 @@ def _put_back(
     made: Frames, given: Frames, strength: Float[np.ndarray, "t #H #W 1"], blur: float
 ) -> None:
     """Puts what is given into decoded frames, and its tones, where these are kept."""
-    for frame, same, kept in zip(made, given, strength >= 1, strict=True):
-        if blur:
+    for frame, same, known in zip(made, given, strength, strict=True):
+        if blur and known.all():
             frame[:] = toned(frame, same, blur)
-        frame[:] = seams.around(frame, same, kept)
-        np.copyto(frame, same, where=kept)
+        frame[:] = seams.around(frame, same, known >= 1)
+        np.copyto(frame, same, where=known >= 1)
 
 
 def _given(canvases, start: int, stop: int) -> Iterator[np.ndarray]:

@@ -194,27 +194,41 @@ def _in_shots(texts: Sequence[str], canvas: Canvas) -> Script:
     """Shots of equal length over what is made. What is given goes with the shot beside it.
 
     One given frame at an end is a part of what is made: what is interpolated has its cuts where
-    they were.
+    they were. Where all is given and a cut of it is nearer than half a shot, there begins a shot.
     """
     frames = canvas.shown
+    cuts = canvas.cuts if sum(len(given.frames) for given in canvas.given) >= frames else ()
     made = np.flatnonzero(~canvas.known[:frames])
     first = int(made[0]) if made[0] > 1 else 0
     last = int(made[-1]) + 1 if made[-1] < frames - 2 else frames
-    lines, note = _parted(texts, (first, last), (0, frames), canvas.fps, "The prompt")
+    lines, note = _parted(texts, (first, last), (0, frames), canvas.fps, "The prompt", cuts)
     return Script("", tuple(lines), frames, canvas.loop, (note,))
 
 
 def _parted(
-    texts: Sequence[str], made: Frames, heard: Frames, fps: float, called: str
+    texts: Sequence[str],
+    made: Frames,
+    heard: Frames,
+    fps: float,
+    called: str,
+    cuts: Sequence[int] = (),
 ) -> tuple[list[Line], str]:
-    """Texts that share the frames to make equally and are heard in others around them; a note."""
+    """Texts that share the frames to make equally and are heard in others around them; a note.
+
+    Args:
+        cuts: a text begins with the one that is nearer than half of its share.
+    """
     first, count, length = made[0], len(texts), made[1] - made[0]
     if length < count:
         frames = "1 frame is" if length == 1 else f"{length} frames are"
         raise RequestError(
             f"{called} has {count} shots, but {frames} to be made: each shot needs one at least."
         )
-    inner = (first - -number * length // count for number in range(1, count))
+    inner = [first - -number * length // count for number in range(1, count)]
+    for place, edge in enumerate(inner):
+        near = min(cuts, key=lambda cut: abs(cut - edge), default=edge)
+        if abs(near - edge) < length // count / 2:
+            inner[place] = near
     edges = [heard[0], *inner, heard[1]]
     lines = [
         Line(text, start, stop, cut=start > heard[0])

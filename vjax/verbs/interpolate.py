@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vjax.reel import Reel, mixed
-from vjax.timeline import Anchor, Piece, RequestError, Timeline, as_reel
+from vjax.timeline import Anchor, Piece, RequestError, Span, Timeline, as_reel
 from vjax.verbs import media
 from vjax.verbs.request import FpsIn, Media, Option, Request, SourcePrompt
 
@@ -83,6 +83,10 @@ class Interpolate(Request):
         own_frames = as_reel(given.pixels)
         at = [Fraction(kept[j]) if j in kept else j * own / wanted for j in range(frames)]
         cuts = cuts_of(own_frames) if len(kept) < frames else []
+        begins = [bisect.bisect_left(at, cut) for cut in cuts]  # frames of the result
+        if begins and begins[-1] == frames:  # its one frame is over before it would be shown
+            begins, between = begins[:-1], [k for k in between if k < cuts[-1]]
+        spans = tuple(_moved(span, own, at, self.fps) for span in spans)
         strength = np.full((frames, 1, 1, 1), 1 - depart, np.float32)
         strength[list(kept)] = 1
         said = _said(count, frames, len(kept), len(between), given.fps, depart)
@@ -98,12 +102,16 @@ class Interpolate(Request):
             sound=None,
             notes=(*given.notes, *notes),
         )
-        anchors = tuple(Anchor(own_frames.taken([k]), at=float(k / own)) for k in between)
+        # What begins a shot is seen from within it.
+        moved = {cut: begin / self.fps for cut, begin in zip(cuts, begins, strict=False)}
+        anchors = tuple(
+            Anchor(own_frames.taken([k]), at=moved.get(k, float(k / own))) for k in between
+        )
         # What is given says more than words do.
         guidance = None if depart == 1 or self.negative else 1.0
         request = dataclasses.replace(self, prompt=prompt)
         return request.with_film(
-            _shots(piece, [bisect.bisect_left(at, cut) for cut in cuts]),
+            _shots(piece, begins),
             anchors=anchors,
             spans=spans,
             sound=given.sound,
@@ -137,6 +145,17 @@ def _mixed(
     return mixed(
         frames.taken(before), frames.taken(after), np.array([time % 1 for time in at], float)
     )
+
+
+def _moved(span: Span, own: Fraction, at: Sequence[Fraction], fps: float) -> Span:
+    """A span of a given video that begins and ends with the frames that it did there."""
+
+    def moved(seconds: float) -> float:
+        begin = bisect.bisect_left(at, round(seconds * float(own)))
+        return min(begin, len(at) - 1) / fps
+
+    end = None if span.end is None else moved(span.end)
+    return dataclasses.replace(span, start=moved(span.start), end=end)
 
 
 def _shots(piece: Piece, cuts: Sequence[int]) -> tuple[Piece, ...]:
