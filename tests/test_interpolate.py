@@ -144,6 +144,7 @@ def test_nothing_is_mixed_or_seen_over_a_cut(wanted):
     found = plan(given, wanted, 8, strength=0.25)
     assert found.cuts == (-(-4 * wanted // 8), -(-7 * wanted // 8))
     assert any("a cut at 0.5, 0.875 seconds" in note for note in found.notes)
+    assert [", with a cut:" in line for line in found.describe().splitlines()[1:4]] == [0, 1, 1]
     shot = np.repeat([0, 1, 2], (4, 3, 5))
     pixels = found.canvas.cut(0, found.frames)[0].astype(int)
     of_shot = np.searchsorted(found.cuts, np.arange(found.frames), side="right")

@@ -326,8 +326,9 @@ def _described(piece: Piece) -> str:
     at = "" if piece.at is None else f" at {piece.at:g} s"
     rate = "" if piece.fps is None or count == 1 else f", {piece.fps:g} a second"
     sound = "" if piece.sound is None else ", with sound"
+    cut = ", with a cut" if piece.cut else ""
     said = _said_of(piece.strength)
-    return f"{count} frame{'s' * (count > 1)} of {width}x{height}{rate}{at}{sound}: {said}"
+    return f"{count} frame{'s' * (count > 1)} of {width}x{height}{rate}{at}{sound}{cut}: {said}"
 
 
 def _shares(strength: np.ndarray) -> np.ndarray:
