@@ -171,7 +171,8 @@ def test_a_shot_that_is_over_before_it_would_be_shown_is_left_out():
 
 @pytest.mark.parametrize("prompt", ["red. Cut to blue", ""])
 def test_a_text_that_is_cut_begins_with_the_shot_that_is_given(prompt, tmp_path):
-    cards = [{"at": 0, "text": "red"}, {"at": 0.55, "text": "blue", "cut": True}]
+    blue = {"at": 0.55, "text": "blue", "cut": True, "until": 1.125}  # to the end
+    cards = [{"at": 0, "text": "red"}, blue]
     made = {"request": {"verb": "storyboard", "cards": cards}}
     video.write(tmp_path / "a.mkv", film(4, 5), 8, metadata=made)
     found = planning.plan(vjax.interpolate(tmp_path / "a.mkv", prompt, fps=24), MODEL)

@@ -150,12 +150,12 @@ def _mixed(
 def _moved(span: Span, own: Fraction, at: Sequence[Fraction], fps: float) -> Span:
     """A span of a given video that begins and ends with the frames that it did there."""
 
-    def moved(seconds: float) -> float:
-        begin = bisect.bisect_left(at, round(seconds * float(own)))
-        return min(begin, len(at) - 1) / fps
+    def moved(seconds: float) -> int:
+        return bisect.bisect_left(at, round(seconds * float(own)))
 
-    end = None if span.end is None else moved(span.end)
-    return dataclasses.replace(span, start=moved(span.start), end=end)
+    start = min(moved(span.start), len(at) - 1)
+    end = None if span.end is None else max(moved(span.end), start + 1) / fps
+    return dataclasses.replace(span, start=start / fps, end=end)
 
 
 def _shots(piece: Piece, cuts: Sequence[int]) -> tuple[Piece, ...]:
