@@ -92,9 +92,12 @@ def prepare(arguments: list[str]) -> None:
     """Makes the photos, clips and prompts that a command reads."""
     for before, word in zip(["", *arguments], arguments, strict=False):
         name = word.partition("@")[0]
-        if before in ("--out", "--prompt") or os.path.exists(name):
+        if before == "--like":  # one may lie there that was not made
+            again = ["--prompt", "a red circle", "--steps", "1", "--out", name, "--overwrite"]
+            assert main("vjax.sample", again) == 0
+        elif before in ("--out", "--prompt") or os.path.exists(name):
             continue
-        if before == "--prompts":
+        elif before == "--prompts":
             pathlib.Path(name).write_text("a red circle\na blue circle\n")
         elif before == "--character":
             add = next(
@@ -111,8 +114,6 @@ def prepare(arguments: list[str]) -> None:
             prepare(re.findall(r"photo\.png", board))
         elif name.endswith((".png", ".jpg", ".webp")):
             media.write(name, tiny.clip(1, 96, 96), 16)
-        elif name.endswith((".mp4", ".webm", ".gif")) and before == "--like":
-            assert main("vjax.sample", ["--prompt", "a red circle", "--out", name]) == 0
         elif name.endswith((".mp4", ".webm", ".gif")):
             said = {"request": {"verb": "text", "prompt": "a red circle"}}
             media.write(name, tiny.clip(33, 96, 96), 16, metadata=said)

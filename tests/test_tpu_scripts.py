@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 import yaml
@@ -595,9 +596,12 @@ def test_a_run_that_goes_on_already_is_watched_and_not_started(cloud, hosts):
 
 def test_what_does_not_end_is_killed_before_a_new_start(cloud, hosts, monkeypatch):
     monkeypatch.setenv("CLEAR_SECONDS", "1")
-    (host,) = hosts("trap '' TERM; sleep 100 & wait; sleep 100")
+    deaf = cloud.directory / "deaf"
+    (host,) = hosts(f"trap '' TERM; touch {deaf}; sleep 100 & wait; sleep 100")
     script = host / "tpu_scripts" / "host.sh"
     subprocess.run([script, "start", "vjax.train"], check=True)
+    while not deaf.exists():
+        time.sleep(0.05)
     assert subprocess.run([script, "running"]).returncode == 0
     subprocess.run([script, "clear"], check=True)
     assert subprocess.run([script, "wait"], capture_output=True).returncode == 137
