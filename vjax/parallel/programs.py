@@ -141,18 +141,17 @@ def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
     coding = functools.partial(_coding, mesh, model.vae, coder, resident)
     coded: list[Job] = []
+    encoder, decoder = "vae/(encoder|quant_conv)/", "vae/(decoder|post_quant_conv)/"
     for (height, width), times in video.encoded.items():
         first, other = (
             array((1, count, side * height, side * width, 3), jnp.uint8) for count in (1, ratio)
         )
-        unused = "vae/(decoder|post_quant_conv)/"
-        coded.append(coding("a latent of what is given", stages._encode, first, other, unused))
-        coded[-1] = dataclasses.replace(coded[-1], times=times)
+        name = "a latent of what is given"
+        coded.append(coding(name, times, stages._encode, first, other, decoder))
     for (height, width), times in video.decoded.items():
         latent = array((1, 1, height, width, model.dit.in_channels))
-        unused = "vae/(encoder|quant_conv)/"
-        coded.append(coding("a latent's frames", stages._decode, latent, latent, unused, jnp.uint8))
-        coded[-1] = dataclasses.replace(coded[-1], times=times)
+        name = "a latent's frames"
+        coded.append(coding(name, times, stages._decode, latent, latent, encoder, jnp.uint8))
     return [texts, *steps, *coded]
 
 
@@ -214,6 +213,7 @@ def _coding(
     params,
     resident: Mapping[str, float],
     name: str,
+    times: int,
     stage,
     first,
     other,
@@ -242,6 +242,7 @@ def _coding(
         expected_flops=needed - looking,
         attention_flops=looking,
         gathers=sent(params, "vae", 4, 1, without=unused),
+        times=times,
     )
 
 

@@ -103,9 +103,9 @@ class Interpolate(Request):
             notes=(*given.notes, *notes),
         )
         # What begins a shot is seen from within it.
-        moved = {cut: begin / self.fps for cut, begin in zip(cuts, begins, strict=False)}
+        first = {cut: begin / self.fps for cut, begin in zip(cuts, begins, strict=False)}
         anchors = tuple(
-            Anchor(own_frames.taken([k]), at=moved.get(k, float(k / own))) for k in between
+            Anchor(own_frames.taken([k]), at=first.get(k, float(k / own))) for k in between
         )
         # What is given says more than words do.
         guidance = None if depart == 1 or self.negative else 1.0
@@ -150,11 +150,11 @@ def _mixed(
 def _moved(span: Span, own: Fraction, at: Sequence[Fraction], fps: float) -> Span:
     """A span of a given video that begins and ends with the frames that it did there."""
 
-    def moved(seconds: float) -> int:
+    def frame(seconds: float) -> int:
         return bisect.bisect_left(at, round(seconds * float(own)))
 
-    start = min(moved(span.start), len(at) - 1)
-    end = None if span.end is None else max(moved(span.end), start + 1) / fps
+    start = min(frame(span.start), len(at) - 1)
+    end = None if span.end is None else max(frame(span.end), start + 1) / fps
     return dataclasses.replace(span, start=start / fps, end=end)
 
 

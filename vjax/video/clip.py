@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from vjax.reel import Reel
 from vjax.video.sound import Sound
 
-# Of decoded frames, a long film should end in a message, not fill a machine.
+# Bytes of decoded frames: a long film should end in a message, not fill a machine.
 MAX_BYTES = 4 << 30  # in memory
 MAX_ASIDE = 16 << 30  # on the disk: a minute of 1080p at 40 frames a second
 MAX_PIXELS = 1 << 26  # of a video's frame: twice as many as 8K has
