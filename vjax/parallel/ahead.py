@@ -213,7 +213,7 @@ def sent(params, network: str, itemsize: int, passes: int, *, without: str = "^$
         spec = (axes if isinstance(axes, tuple) else (axes,) for axes in x.sharding.spec)
         if re.search(f"/embedding$|{without}", name) or not any("fsdp" in axes for axes in spec):
             continue
-        layers = re.search("/(blocks|layers)/", name)
+        layers = re.search("/(blocks|control_blocks|layers)/", name)
         count = math.prod(x.sharding.shard_shape(x.shape)) * (x.sharding.mesh.shape["fsdp"] - 1)
         total += count * (itemsize * passes if layers else x.dtype.itemsize)
     return total

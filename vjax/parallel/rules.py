@@ -26,18 +26,20 @@ WHOLE: tuple[str, ...] = ()
 CLIPS, FSDP, CONTEXT, TENSOR = ("data", "fsdp"), ("fsdp",), ("context",), ("tensor",)
 PIXELS = (*CLIPS, *CONTEXT, *TENSOR)  # of them those that divide no clips
 
-_STACKS = "(blocks|layers)"
+_STACKS = "(blocks|control_blocks|layers)"
 
 # The first pattern that is found in the path of a parameter counts, also for its average and for
 # the optimizer's moments.
 PARAMETERS: tuple[tuple[str, Axes], ...] = (
     # Layers of the transformer and of the text encoder, stacked: [depth in out], [depth out].
-    (rf"{_STACKS}/.*\b(q|k|v|up|gate)/kernel$", (WHOLE, FSDP, TENSOR)),
+    (rf"{_STACKS}/.*\b(image_)?(q|k|v|up|gate)/kernel$", (WHOLE, FSDP, TENSOR)),
     (rf"{_STACKS}/.*\b(o|down)/kernel$", (WHOLE, TENSOR, FSDP)),
-    (r"blocks/.*\b(q|k|v|up)/bias$", (WHOLE, TENSOR)),
-    (r"blocks/.*\b(q_norm|k_norm)/scale$", (WHOLE, TENSOR)),
+    (rf"{_STACKS}/.*\b(image_)?(q|k|v|up)/bias$", (WHOLE, TENSOR)),
+    (r"blocks/.*\b(q_norm|k_norm|image_k_norm)/scale$", (WHOLE, TENSOR)),
+    (r"control_blocks/hint/kernel$", (WHOLE, FSDP)),
     # What lies around them: [in out].
-    (r"(patch_embed|text_embed/.*|time_embed/.*|time_projection|head)/kernel$", (FSDP,)),
+    (r"(patch_embed|(text|time|image)_embed/.*|control_in|head)/kernel$", (FSDP,)),
+    (r"(time_projection|rate_projection/.*)/kernel$", (FSDP,)),
     (r"text/embedding$", (TENSOR, FSDP)),  # [vocabulary width]
     (r"vae/.*/kernel$", (WHOLE, WHOLE, WHOLE, WHOLE, FSDP)),  # [time height width in out]
     # Vectors: norms, biases, modulation.
