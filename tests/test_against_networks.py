@@ -10,7 +10,7 @@ import pytest
 from einops import rearrange
 
 from vjax import models
-from vjax.config import DiTConfig
+from vjax.config import DiTConfig, ImageConfig
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -205,3 +205,81 @@ def test_skyreels(rate):
     params = dit_params(network.state_dict())
     found = velocity(config, params, latents, t, text, frame_rate=np.array([rate]))
     close(found, np.moveaxis(expected.numpy(), 1, -1))
+
+
+IMAGE = {
+    "embeddings.class_embedding": "class_embed",
+    "embeddings.patch_embedding.weight": "patch_embed.kernel",
+    "embeddings.position_embedding.weight": "positions",
+    "pre_layrnorm": "norm_in",
+    "layer_norm1": "attention_norm",
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.out_proj": "o",
+    "layer_norm2": "ffn_norm",
+    "mlp.fc1": "up",
+    "mlp.fc2": "down",
+}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_clip(activation):
+    network = transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=15,
+            patch_size=4,
+            hidden_act=activation,
+        )
+    )
+    random_weights(network)
+    config = ImageConfig(
+        width=24, depth=3, heads=2, ffn=40, patch=4, side=15, activation=activation
+    )
+    pixels = np.random.default_rng(1).uniform(size=(2, 15, 15, 3)).astype(np.float32)
+    normal = (pixels - np.float32(config.mean)) / np.float32(config.std)
+    with torch.no_grad():
+        expected = network(
+            torch.from_numpy(np.moveaxis(normal, -1, 1)), output_hidden_states=True
+        ).hidden_states[-2]
+    found = jax.jit(lambda params, x: models.bind(config, params)(x))(
+        image_params(network.state_dict(), config), pixels
+    )
+    close(found, expected)
+
+
+def image_params(state, config):
+    params = {"layers": {}}
+    state = {k.removeprefix("vision_model."): v.numpy() for k, v in state.items()}
+
+    def put(node, path, value):
+        *path, last = path.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+
+    for name in list(state):
+        if name.startswith("post_layernorm") or f"layers.{config.depth - 1}." in name:
+            continue
+        x = state[name]
+        if "layers." in name:
+            if ".0." not in name:
+                continue
+            x = np.stack([state[name.replace(".0.", f".{i}.")] for i in range(config.depth - 1)])
+            name = name.split(".0.")[1]
+        if name in IMAGE:
+            if "patch" in name:
+                x = rearrange(x, "o ... -> (...) o")
+            put(params, IMAGE[name], x)
+            continue
+        module, leaf = name.rsplit(".", 1)
+        if leaf == "weight":
+            leaf = "scale" if "norm" in module else "kernel"
+        if leaf == "kernel":
+            x = np.moveaxis(x, -1, -2)
+        put(params if module == "pre_layrnorm" else params["layers"], f"{IMAGE[module]}.{leaf}", x)
+    return params
