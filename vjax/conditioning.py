@@ -1,18 +1,26 @@
-"""What is known as a `Condition` for the sampler: one function per way that a model takes it.
+"""What is known as a `Condition` for the sampler, in each way that a model takes it.
 
-- `anchors` (ours): a prefix is encoded in place, which a causal VAE does exactly. Whatever is known
+- "anchors" (ours): a prefix is encoded in place, which a causal VAE does exactly. Whatever is known
   later is encoded as its own short clip and appended as extra tokens with their true positions, and
   so is what guides without being shown. References have no time: they lie before all of a window.
+- "first_frame" (Wan 2.2 TI2V): a prefix in place, whose tokens have time 0.
+- "per_frame" (SkyReels-V2 DF): any frames in place, those later on as clips of their own.
+- "renoise" (any text-to-video model, which has one time for all tokens): the same, and at each step
+  they have the noise of that time.
+- "channels" (Wan I2V, FLF2V): the whole clip, gray where nothing is known, is encoded and lies
+  behind the noisy latents, after a mask.
+- "control" (VACE): a second branch sees what is known, encoded in the same way, what is to change,
+  and a mask; references are frames before all others.
 
 Which latents count as known is decided here for sampling and training alike: see `per_patch`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float
 
 from vjax.canvas import Canvas
@@ -49,7 +57,7 @@ def of_pixels(
     return per_patch(strength.min(axis=0, keepdims=True), model.dit.patch)
 
 
-def anchors(
+def condition(
     source: Float[np.ndarray, "t h w C"],
     strength: Float[np.ndarray, "t #h #w 1"],
     later: Sequence[tuple[float, Float[np.ndarray, "h w C"]]],
@@ -62,12 +70,13 @@ def anchors(
     ring: bool = False,
     text_bias: Float[np.ndarray, "F S"] | None = None,
     origin: tuple[Any, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Condition:
-    """The condition of a model that was trained with anchor tokens, for a batch of one.
+    """What a window knows, for a batch of one.
 
     Args:
         source: known latents in place; `strength`, how much of each is kept.
-        later: latents that are known out of order, and the latent position of each.
+        later: latents that are anchors, and the latent position of each.
         text: embedding of the prompt, [S D]; `negative`, of what to steer away from.
         references: latents that have no time.
         start: the position of the first latent.
@@ -75,6 +84,7 @@ def anchors(
         ring: the end meets the start.
         origin: latents [t h w C] as they were given, and the embedding of what they show.
         text_bias: of the latents in place, then of those that are later, then of references.
+        inputs: what the network takes beside, by the name of its argument.
     """
     seen = [*(latent for _, latent in later), *references]
     nowhere = start * stretch + reference_positions(len(references))
@@ -94,7 +104,8 @@ def anchors(
     if origin is not None:
         given, shown = (jnp.asarray(x, jnp.float32)[None] for x in origin)
         came = Origin(given, shown, references=len(references))
-    return Condition(**arrays, ring=ring, origin=came)
+    beside = {name: jnp.asarray(x)[None] for name, x in (inputs or {}).items()}
+    return Condition(**arrays, ring=ring, origin=came, inputs=beside)
 
 
 def reference_positions(count: int) -> Float[np.ndarray, " {count}"]:
@@ -125,9 +136,9 @@ def known_latents(
     """
     start, latents = segment.start, segment.latents
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
-    shape = (latents, canvas.height // side, canvas.width // side, model.dit.in_channels)
+    shape = (latents, canvas.height // side, canvas.width // side, model.vae.z_dim)
     stop = start + 1 + ratio * (latents - 1)
-    if canvas.partly_known(start, stop):
+    if canvas.partly_known(start, stop) and not (beside(model) and not canvas.departs):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
         # The last latent may reach beyond the end or a cut, where the last frame stands still.
         end = canvas.frames if segment.cut is None else segment.cut
@@ -138,12 +149,105 @@ def known_latents(
             each.append(of_pixels(canvas.strength(first, last), model))
         sides = np.broadcast_shapes(*(strength.shape for strength in each))
         kept = np.concatenate([np.broadcast_to(strength, sides) for strength in each])
+        if beside(model):  # the network is told what is known
+            kept = np.where(kept < 1, kept, 0)
         np.copyto(source, 0, where=kept == 0)
         return source, kept
     source = np.zeros(shape, np.float32)
     kept = np.zeros((latents, 1, 1, 1), np.float32)
-    if segment.prefix:
+    if segment.prefix and not beside(model):
         known = start + 1 + ratio * (segment.prefix - 1)
         source[: segment.prefix] = encode(canvas.between(start, known, known))
         kept[: segment.prefix] = 1
     return source, kept
+
+
+def beside(model: ModelConfig) -> bool:
+    """Whether a model takes what is known beside its latents."""
+    return model.conditioning in ("channels", "control")
+
+
+def put_in_place(
+    later: Sequence[tuple[float, Float[np.ndarray, "h w C"]]],
+    source: Float[np.ndarray, "t h w C"],
+    strength: Float[np.ndarray, "t #h #w 1"],
+    start: int,
+) -> None:
+    """Puts latents that are known later on where they are nearest, for models without anchors."""
+    for position, latent in later:
+        at = round(position) - start
+        if 0 <= at < len(source) and not (strength[at] >= 1).all():
+            source[at], strength[at] = latent, 1
+
+
+def given_beside(
+    canvas: Canvas,
+    segment: Segment,
+    model: ModelConfig,
+    encode: Callable[[Reel], np.ndarray],
+) -> dict[str, Float[np.ndarray, "t h w C"]]:
+    """What the network takes of a segment beside its latents, by the name of its argument."""
+    if not beside(model):
+        return {}
+    ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
+    frames = 1 + ratio * (segment.latents - 1)
+    size = (canvas.height // side, canvas.width // side)
+    end = segment.start + frames if segment.cut is None else segment.cut
+
+    def strength(low: int, high: int) -> Float[np.ndarray, "t #H #W 1"]:
+        return canvas.strength(low, high) * (np.arange(low, high) < end)[:, None, None, None]
+
+    def encoded(shown: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "t h w z"]:
+        """Of the frames where pixels of some strength are shown on gray."""
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            low, high = (segment.start + int(n) for n in (numbers.min(), numbers.max() + 1))
+            pixels = canvas.cut(low, high)[0].astype(np.float32) / 127.5 - 1
+            gray = np.where(shown(strength(low, high)), pixels, np.float32(0))
+            return gray[numbers - numbers.min()]
+
+        return encode(Reel((frames, canvas.height, canvas.width, 3), np.float32, read))
+
+    latents = encoded(lambda known: known >= 1)
+    if model.conditioning == "channels":
+        whole = (strength(segment.start, segment.start + frames) >= 1).all(axis=(1, 2, 3))
+        whole = np.concatenate([np.repeat(whole[:1], ratio - 1), whole]).astype(np.float32)
+        mask = repeat(whole, "(t r) -> t h w r", r=ratio, h=size[0], w=size[1])
+        return {"channels": np.concatenate([mask, latents], axis=-1)}
+    # A mask at each pixel of a latent, and of the frame in the middle of those that it stands for.
+    middle = ((np.arange(segment.latents) + 0.5) * frames / segment.latents).astype(int)
+    masks = []
+    for frame in (segment.start + middle).tolist():
+        made = 1 - (strength(frame, frame + 1) >= 1).astype(np.float32)
+        made = np.broadcast_to(made, (1, canvas.height, canvas.width, 1))
+        masks.append(rearrange(made, "1 (h p) (w q) 1 -> h w (p q)", p=side, q=side))
+    changes = encoded(lambda known: (known > 0) & (known < 1))
+    return {"control": np.concatenate([latents, changes, np.stack(masks)], axis=-1)}
+
+
+def carried_beside(
+    name: str,
+    given: Float[np.ndarray, "t h w C"],
+    carried: Sequence[int] | np.ndarray,
+    latents: Float[np.ndarray, "t h w z"],
+) -> Float[np.ndarray, "t h w C"]:
+    """The same where earlier windows have made some of the latents."""
+    given, z = given.copy(), latents.shape[-1]
+    made = latents[carried]
+    if name == "channels":
+        given[carried] = np.concatenate([np.ones_like(given[carried][..., :-z]), made], axis=-1)
+    else:
+        given[carried, ..., :z] = made
+        given[carried, ..., 2 * z :] = 0
+    return given
+
+
+def references_before(
+    given: Float[np.ndarray, "t h w C"], references: Sequence[Float[np.ndarray, "h w z"]]
+) -> Float[np.ndarray, "r+t h w C"]:
+    """What a control branch sees, with references as frames before it, the first one last."""
+    if not references:
+        return given
+    latents = np.stack(references[::-1])
+    nothing = np.zeros((*latents.shape[:-1], given.shape[-1] - latents.shape[-1]), np.float32)
+    return np.concatenate([np.concatenate([latents, nothing], axis=-1), given])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from vjax import flow, sampler, solvers, validation
 from vjax.canvas import Canvas
 from vjax.config import SamplerConfig
+from vjax.parallel import mesh as meshes
 from vjax.tiles import Tiles
 
 # What moves from one text to another takes more of the guidance that is usual: published settings
@@ -24,11 +25,28 @@ class Method:
     config: SamplerConfig
     solver: solvers.Solver
     times: Float[Array, " times"]
+    told: Float[Array, "times-1"] | None = None  # of times to the network, see `sampler.advance`
     tiles: Tiles | None = None  # None: the model makes the picture at once
 
     @property
     def steps(self) -> int:
         return self.times.size - 1
+
+    def parts(
+        self, boundary: float | None, begin: Any, end: Any
+    ) -> list[tuple[str, Any, Any, float]]:
+        """Which of the steps `begin` to `end` - 1 which expert makes, and under which guidance."""
+        guidance = self.config.guidance
+        if boundary is None:
+            return [("dit", begin, end, guidance)]
+        low = guidance if self.config.low_guidance is None else self.config.low_guidance
+        clock = self.times[:-1] if self.told is None else self.told
+        change = np.int32((meshes.readable(clock) >= np.float32(boundary)).sum())
+        parts = [
+            ("dit", begin, min(end, change), guidance),
+            ("low", max(begin, change), end, low),
+        ]
+        return [part for part in parts if part[1] < part[2]]
 
 
 def choose(
@@ -48,7 +66,9 @@ def choose(
         ValueError: a value that is none, or a solver that was asked for and cannot serve.
     """
     used = {name: getattr(preferred, name) if v is None else v for name, v in asked.items()}
-    config = validation.from_dict(SamplerConfig, used)
+    config = validation.from_dict(SamplerConfig, {**dataclasses.asdict(preferred), **used})
+    if asked["guidance"] is not None:  # the same for both experts
+        config = dataclasses.replace(config, low_guidance=None)
     solver = solvers.SOLVERS[config.solver]
     moved &= canvas.departs
     gives_way = solver.needs_one_clock or (moved and solver.adds_noise)
@@ -60,6 +80,10 @@ def choose(
     for given in canvas.given:
         for strength in given.strength.blocks():
             sampler.check(solver, strength, moved)
+    if config.schedule == "diffusers" and solver is solvers.UNIPC:
+        exact = flow.diffusers_schedule(config.steps, config.shift)
+        both = (exact, flow.told_by_diffusers(exact))
+        return Method(config, solver, *(jnp.asarray(x, jnp.float32) for x in both))
     times = flow.schedule(config.steps, config.shift)
     begin = np.float32(1) - np.float32(canvas.weakest)
     if 0 < begin < 1:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from vjax import spans, tones
+from vjax import abilities, spans, tones
 from vjax.anchors import Clip, anchors_of, guiding
 from vjax.canvas import Canvas, runs
 from vjax.config import ModelConfig
@@ -204,10 +204,20 @@ def _planned(
             "overlap.",
         )
     cuts = tuple(sorted({*canvas.cuts, *script.cuts}))
+    in_place = model.conditioning != "anchors"
+    segments = segments_of(canvas, cuts, timed, ratio, longest, context, in_place)
+    abilities.check(
+        model,
+        canvas,
+        segments,
+        guided=bool(timed),
+        references=bool(references),
+        tiled=tiles is not None,
+    )
     return Plan(
         timeline,
         canvas,
-        segments_of(canvas, cuts, timed, ratio, longest, context),
+        segments,
         cuts,
         context,
         tuple(references),

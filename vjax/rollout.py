@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,10 @@ class Rollout(Stages):
         latents = np.stack([latents for latents, _ in known])
         strength = np.stack([strength for _, strength in known])
         given = [latents for latents, _ in known]
+        beside = [
+            conditioning.given_beside(plan.canvas, segment, model, self.encode_pixels)
+            for plan in plans
+        ]
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = True
@@ -94,7 +99,9 @@ class Rollout(Stages):
             ]
             conditions = [
                 self._condition(plan, segment, window, count, there, *each)
-                for plan, *each in zip(plans, latents, given, strength, clips, texts, strict=True)
+                for plan, *each in zip(
+                    plans, latents, given, beside, strength, clips, texts, strict=True
+                )
             ]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
             place = slice(window.start, window.stop)
@@ -102,6 +109,7 @@ class Rollout(Stages):
                 begin = np.where(condition.strength > 0, condition.source, source[:, place])
                 condition = dataclasses.replace(condition, source=jnp.asarray(begin))
             fresh = self._sample(condition, seeds, made + number, method, watched, noise)
+            fresh = fresh[:, -(window.stop - window.start) :]  # without references
             new = ~there[place]
             latents[:, place][:, new] = fresh[:, new]
             there[place] = True
@@ -152,6 +160,7 @@ class Rollout(Stages):
         there,
         latents,
         given,
+        beside,
         strength,
         clips,
         texts,
@@ -160,12 +169,25 @@ class Rollout(Stages):
         model, ratio = self.config, self.config.vae.temporal_ratio
         place = slice(window.start, window.stop)
         carried = there[place]
-        source, kept = latents[place], strength[place].copy()
+        source, kept = latents[place].copy(), strength[place].copy()
         later = [
             ((anchor.at - segment.start) / ratio, clips[anchor.clip][anchor.latent])
             for anchor in window.anchors
         ]
-        if carried[-1:].any() and not carried.all() and not carried[0]:
+        references = [latent for clip in plan.references for latent in clips[clip]]
+        inputs: dict[str, Any] = {}
+        if model.conditioning != "anchors":
+            inputs = self._inputs(plan, segment)
+            for name, of_segment in beside.items():
+                seen = conditioning.carried_beside(name, of_segment[place], carried, source)
+                inputs[name] = conditioning.references_before(seen, references)
+            if not beside:
+                kept[carried] = 1
+                conditioning.put_in_place(later, source, kept, window.start)
+            ahead = [(len(references), 0), (0, 0), (0, 0), (0, 0)]
+            source, kept = np.pad(source, ahead), np.pad(kept, ahead)
+            later = []
+        elif carried[-1:].any() and not carried.all() and not carried[0]:
             # What is known after what is to be made is an anchor, as known frames are.
             behind = window.start + int(np.argmax(carried))
             later += [(n, latents[n]) for n in range(behind, behind + plan.context)]
@@ -174,7 +196,7 @@ class Rollout(Stages):
         if closes(plan.canvas, segment, window):
             # Its end meets its start, which is made already.
             later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
-        references = [latent for clip in plan.references for latent in clips[clip]]
+        ahead = len(references) if beside else 0
         text, negative, said = texts
         bias, origin, sources = None, None, [plan.timeline.source_prompt]
         if count > 1:
@@ -183,7 +205,8 @@ class Rollout(Stages):
             sources += sources[:1] * (count - len(sources))
             at = [segment.start + ratio * position for position, _ in later]
             frames = [*segment.frames_of(window, ratio), *spans.around(at)]
-            frames += [spans.NEVER] * len(references)
+            nowhere = [spans.NEVER] * len(references)
+            frames = [*nowhere, *frames] if beside else [*frames, *nowhere]
             bias = plan.script.bias(heard, frames, count, len(text))
             text = conditioning.in_a_row([text, *(said[line.text] for line in heard)], count)
             # One text in the place of each has the scores of one: what is heard is the same.
@@ -194,29 +217,47 @@ class Rollout(Stages):
         if sources[0]:
             shown = conditioning.in_a_row([said[source] for source in sources], count)
             origin = given[place], shown
-        return conditioning.anchors(
+        return conditioning.condition(
             source,
             kept,
             later,
             text,
             negative,
-            references=references,
-            start=window.start,
+            references=() if beside else references,
+            start=window.start - ahead,
             stretch=model.fps / plan.fps,
             ring=segment.ring,
             text_bias=bias,
             origin=origin,
+            inputs=inputs,
         )
+
+    def _inputs(self, plan: Plan, segment: Segment) -> dict[str, Any]:
+        """What the network takes beside of a whole request."""
+        dit, inputs = self.config.dit, {}
+        if dit.frame_rates:
+            apart = np.abs(np.array(dit.frame_rates) - plan.fps)
+            inputs["frame_rate"] = np.int32(apart.argmin())
+        if dit.image_width:
+            last = segment.start + self.config.vae.temporal_ratio * (segment.latents - 1)
+            shown = [segment.start, *([last] if dit.image_tokens else [])]
+            images = [plan.canvas.cut(frame, frame + 1)[0][0] for frame in shown]
+            inputs["image"] = self.look(np.stack(images))
+        return inputs
 
     def _sample(self, condition, seeds, window: int, method, watched, noise) -> np.ndarray:
         shape = condition.source.shape[1:]
         condition = self.everywhere(condition)
-        method = dataclasses.replace(method, times=self.everywhere(method.times))
+        told = None if method.told is None else self.everywhere(method.told)
+        method = dataclasses.replace(method, times=self.everywhere(method.times), told=told)
         drawn, keys = self.noise(seeds, window, shape)
         if condition.origin is not None:
             origin = dataclasses.replace(condition.origin, keys=keys)
             condition = dataclasses.replace(condition, origin=origin)
         noise = drawn if noise is None else self.everywhere(jnp.asarray(noise, jnp.float32))
+        if self.config.conditioning in ("renoise", "channels", "control"):
+            # These see one time at all tokens.
+            condition = dataclasses.replace(condition, noise=noise)
         state = self.start(condition, noise, keys, method)
 
         def advance(state, begin, end):

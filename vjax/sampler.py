@@ -3,7 +3,8 @@
 Every request is the same to it: some tokens are known, some to a degree, the rest not at all. With
 strength s a token's own time is `τ = min(t, 1 - s)`. It starts as `(1 - τ) source + τ noise`, and
 each step moves it by `(τ_next - τ) v`. A token with s = 1 stays at τ = 0, where it is the source,
-and s = 0 is plain generation.
+and s = 0 is plain generation. Networks that were trained with one time for all tokens see that
+instead (`Condition.noise`): a token then is the source with the noise of that time until t = 1 - s.
 
 `sample` is the whole of it: one `lax.scan`, one call to compile. Whoever wants to watch or to stop
 compiles `advance` instead, the same scan with a window of steps to make that is known only when it
@@ -73,6 +74,10 @@ class Condition:
     # What is known to a degree is not noised: it moves from here by the difference of two
     # velocities (FlowEdit, Kulikov et al. 2024, arXiv:2412.08629).
     origin: Origin | None = None
+    # What the network takes beside, by the names of its arguments; the same for both texts.
+    inputs: dict[str, Array] = dataclasses.field(default_factory=dict)
+    # Of a network that has one time for all tokens: the noise in which it sees what is known.
+    noise: Float[Array, "B T H W C"] | None = None
     # The end meets the start: nothing is known, and each step sees the frames from another one on.
     ring: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -111,6 +116,7 @@ def sample(
     solver: Solver,
     keys: Key[Array, " B"] | None = None,
     guidance: float | int | Float[Array, ""] = 1.0,
+    told: Float[Array, "times-1"] | None = None,
 ) -> Float[Array, "B T H W C"]:
     """Latents at `times[-1]`, made from noise in `len(times) - 1` steps.
 
@@ -120,7 +126,15 @@ def sample(
     """
     state = start(condition, noise, times[0], solver=solver, keys=keys)
     state = advance(
-        velocity, condition, state, times, 0, times.size - 1, solver=solver, guidance=guidance
+        velocity,
+        condition,
+        state,
+        times,
+        0,
+        times.size - 1,
+        solver=solver,
+        guidance=guidance,
+        told=told,
     )
     return finish(condition, state)
 
@@ -153,15 +167,24 @@ def advance(
     *,
     solver: Solver,
     guidance: float | int | Float[Array, ""] = 1.0,
+    told: Float[Array, "times-1"] | None = None,
 ) -> Any:
-    """The state after steps `begin` to `end - 1`; step i goes from times[i] to times[i + 1]."""
+    """The state after steps `begin` to `end - 1`; step i goes from times[i] to times[i + 1].
 
-    def step(state: Any, now: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        i, t, t_next = now
+    Args:
+        told: what the network is told of the time of each step, where that is not quite what it is;
+            for a solver that asks once a step.
+    """
+
+    def step(state: Any, now: tuple[Array, ...]) -> tuple[Any, None]:
+        i, t, t_next, heard = now
+        clock = t
 
         def velocity_at(latents: Array, t: Array) -> Array:
             tau = own_time(condition, t) if solver.needs_one_clock else t
-            x = _put_back(condition, latents)
+            if told is not None:
+                tau = own_time(condition, heard)
+            x = latents if condition.noise is not None else _put_back(condition, latents)
             if condition.origin is not None:
                 return _difference(velocity, condition, x, tau, i, guidance)
             if not condition.ring:
@@ -173,17 +196,19 @@ def advance(
 
         if not solver.needs_one_clock:
             t, t_next = own_time(condition, t), own_time(condition, t_next)
+
+        def move(state: Any) -> Any:
+            if condition.noise is not None:
+                state = dataclasses.replace(state, x=_noised(condition, state.x, clock))
+            return solver.step(state, velocity_at, t, t_next)
+
         with jax.named_scope(solver.name):
-            state = lax.cond(
-                (begin <= i) & (i < end),
-                lambda state: solver.step(state, velocity_at, t, t_next),
-                lambda state: state,
-                state,
-            )
+            inside = (begin <= i) & (i < end)
+            state = lax.cond(inside, move, lambda state: state, state)
         return state, None
 
-    steps = times.size - 1
-    return lax.scan(step, state, (jnp.arange(steps), times[:-1], times[1:]))[0]
+    heard = times[:-1] if told is None else told
+    return lax.scan(step, state, (jnp.arange(times.size - 1), times[:-1], times[1:], heard))[0]
 
 
 def finish(condition: Condition, state: Any) -> Float[Array, "B T H W C"]:
@@ -195,6 +220,8 @@ def own_time(
     condition: Condition, t: Float[Array, ""] | Float[Array, "B 1 1 1 1"]
 ) -> Float[Array, "B T #H #W 1"]:
     """τ of each token while the clock, one for all or one a sample, says `t`."""
+    if condition.noise is not None:
+        return jnp.broadcast_to(t, (*condition.strength.shape[:2], 1, 1, 1))
     return jnp.minimum(t, 1 - condition.strength)
 
 
@@ -220,6 +247,12 @@ def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
 def _put_back(condition: Condition, latents: Array) -> Array:
     # Solvers with one clock move known tokens too; and x + 0 v is x only where v is finite.
     return jnp.where(condition.strength >= 1, condition.source, latents)
+
+
+def _noised(condition: Condition, latents: Array, t: Array) -> Array:
+    """Latents in which what is known is the source in the noise of time `t`."""
+    known = flow.interpolate(condition.source, condition.noise, t)
+    return jnp.where(t > 1 - condition.strength, known, latents)
 
 
 def _difference(
@@ -286,6 +319,7 @@ def _guided_velocity(
         "positions": condition.positions,
         "anchors": condition.anchors,
         "anchor_positions": condition.anchor_positions,
+        **condition.inputs,
     }
     if condition.text_bias is not None:
         known["text_bias"] = condition.text_bias

@@ -60,6 +60,7 @@ def segments_of(
     ratio: int,
     longest: int,
     context: int,
+    in_place: bool = False,
 ) -> tuple[Segment, ...]:
     """What is made of a canvas; each window sees its anchors, inside of it or soon after it.
 
@@ -68,9 +69,13 @@ def segments_of(
         guides: what is an anchor beside the known frames.
         ratio: frames of a latent.
         longest: latents of a window; `context`, by how many windows overlap at least.
+        in_place: what is known later on lies on the grid too.
     """
     found = []
     for segment in _segments(canvas, cuts, ratio, longest, context):
+        if in_place:
+            clips = tuple(_on_grid(clip, segment.start, ratio) for clip in segment.clips)
+            segment = dataclasses.replace(segment, clips=clips)
         before, after = cuts_around(cuts, segment.first, segment.stop)
         timed = [guide for guide in guides if before <= guide.at < after]
         anchors = anchors_of((*segment.clips, *timed), ratio)
@@ -81,7 +86,7 @@ def segments_of(
             )
             inside.append((first, last))
             # What was made after it is an anchor to a window, and so is the start of a loop.
-            beside = segment.backwards and number
+            beside = segment.backwards and number and not in_place
             carried.append(context if beside or closes(canvas, segment, window) else 0)
         each = seen(anchors, inside, carried, reach=ratio * longest)
         windows = tuple(
@@ -90,6 +95,15 @@ def segments_of(
         )
         found.append(dataclasses.replace(segment, windows=windows))
     return tuple(found)
+
+
+def _on_grid(clip: Clip, start: int, ratio: int) -> Clip:
+    """A clip without the frames before the first that ends a latent of a grid, where it has one."""
+    spare = int(start - clip.at) % ratio
+    if spare >= clip.count:
+        return clip
+    count = 1 + ratio * ((clip.count - 1 - spare) // ratio)
+    return dataclasses.replace(clip, at=clip.at + spare, count=count)
 
 
 def closes(canvas: Canvas, segment: Segment, window: Window) -> bool:

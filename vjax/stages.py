@@ -18,6 +18,7 @@ from vjax.reel import Reel
 from vjax.sampler import Condition
 from vjax.tiles import tiled
 from vjax.timeline import RequestError
+from vjax.video import fitting
 
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
@@ -82,6 +83,7 @@ def _advance(
     guided,
     dtype,
     tiles=None,
+    told=None,
 ):
     velocity = models.velocity(config, params, dtype, unroll=False)
     return sampler.advance(
@@ -93,7 +95,13 @@ def _advance(
         end,
         solver=solver,
         guidance=guidance if guided else 1,
+        told=told,
     )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _look(config, params, images):
+    return models.bind(config, params)(images.astype(jnp.float32) / 255).astype(jnp.float32)
 
 
 def _by_latents(vae: VAEConfig, frames: int) -> list[slice]:
@@ -137,7 +145,10 @@ class Stages:
         self, bundle: weights.Bundle, dtype: str | None = None, mesh: MeshConfig | None = None
     ):
         self.config, self.tokenizer = bundle.config, bundle.tokenizer
-        for network in weights.NETWORKS:
+        needed = [*weights.NETWORKS]
+        needed += ["low"] if self.config.boundary is not None else []
+        needed += ["image"] if self.config.image is not None else []
+        for network in needed:
             if network not in bundle.params:
                 raise weights.BundleError(
                     f"{self.config.name} has no {network}, so it cannot make videos on its own."
@@ -147,7 +158,8 @@ class Stages:
         if dtype not in ("float32", "bfloat16"):
             raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
         self.dtype = jnp.dtype(dtype)
-        kept = dict.fromkeys(("dit", "text"), self.dtype) | {"vae": jnp.dtype("float32")}
+        kept = dict.fromkeys(("dit", "low", "text"), self.dtype)
+        kept |= dict.fromkeys(("vae", "image"), jnp.dtype("float32"))
         self.mesh_config, self.mesh, self.in_place = mesh, None, False
         if mesh is not None:
             self.mesh = meshes.make_mesh(mesh)
@@ -165,10 +177,22 @@ class Stages:
         }
         # The text encoder, which can be the largest, is on the devices while it is used alone.
         self._encoder = params.pop("text")
+        # Of two experts that do not fit beside each other, the one in use is.
+        self._experts: models.Params = {}
+        if "low" in params and not meshes.room_for(params, self.mesh):
+            self._experts = {name: params.pop(name) for name in ("dit", "low")}
         self.params = self._placed(params)
 
     def _placed(self, params: models.Params) -> models.Params:
         return jax.device_put(params) if self.mesh is None else rules.placed(params, self.mesh)
+
+    def _expert(self, name: str) -> models.Params:
+        """The parameters of a DiT, on the devices."""
+        if name not in self.params:
+            for other in self._experts:
+                self.params.pop(other, None)
+            self.params |= self._placed({name: self._experts[name]})
+        return self.params[name]
 
     @_on_mesh
     def embed(self, prompts: Sequence[str]) -> Float[Array, "B S D"]:
@@ -183,6 +207,13 @@ class Stages:
             for i in range(0, len(ids), 2)
         ]
         return jax.block_until_ready(parts[0] if len(parts) == 1 else jnp.concatenate(parts))
+
+    @_on_mesh
+    def look(self, images: UInt8[np.ndarray, "I H W 3"]) -> Float[np.ndarray, "I*tokens D"]:
+        """The tokens of images, one image after another."""
+        squares = fitting.squares(images, self.config.image.side)
+        tokens = _look(self.config.image, self.params["image"], squares)
+        return np.asarray(meshes.readable(tokens)).reshape(-1, tokens.shape[-1])
 
     @_on_mesh
     def encode(
@@ -238,21 +269,27 @@ class Stages:
 
     @_on_mesh
     def advance(self, condition: Condition, state: Any, begin, end, method) -> Any:
-        """The state after steps `begin` to `end` - 1, see `sampler.advance`; donates the state."""
-        return _advance(
-            self.config.dit,
-            self.params["dit"],
-            condition,
-            state,
-            method.times,
-            begin,
-            end,
-            method.solver,
-            jnp.float32(method.config.guidance),
-            method.config.guidance != 1,
-            self.dtype,
-            method.tiles,
-        )
+        """The state after steps `begin` to `end` - 1, see `sampler.advance`; donates the state.
+
+        Where there are two experts, each makes its own of these steps.
+        """
+        for expert, low, high, guidance in method.parts(self.config.boundary, begin, end):
+            state = _advance(
+                self.config.dit,
+                self._expert(expert),
+                condition,
+                state,
+                method.times,
+                low,
+                high,
+                method.solver,
+                jnp.float32(guidance),
+                guidance != 1,
+                self.dtype,
+                method.tiles,
+                method.told,
+            )
+        return state
 
     @_on_mesh
     def decode_next(

@@ -199,6 +199,13 @@ def replicated(mesh: Mesh, tree):
     return jax.tree.map(put, tree)
 
 
+def room_for(params: Any, mesh: Mesh | None) -> bool:
+    """Whether parameters fill at most two thirds of the devices' memory, evenly shared."""
+    devices = 1 if mesh is None else mesh.size
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(params)) <= 2 / 3 * memory * devices
+
+
 def readable(x: jax.Array) -> jax.Array:
     """A global array as every process can read the whole of it; all processes call it."""
     if x.is_fully_addressable or x.is_fully_replicated:

@@ -149,7 +149,7 @@ def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[
         name = "a latent of what is given"
         coded.append(coding(name, times, stages._encode, first, other, decoder))
     for (height, width), times in video.decoded.items():
-        latent = array((1, 1, height, width, model.dit.in_channels))
+        latent = array((1, 1, height, width, model.vae.z_dim))
         name = "a latent's frames"
         coded.append(coding(name, times, stages._decode, latent, latent, encoder, jnp.uint8))
     return [texts, *steps, *coded]

@@ -92,7 +92,7 @@ class _Rehearsal(Pipeline):
         sides = tuple(side // self._side for side in frames.shape[1:3])
         count = 1 + (len(frames) - 1) // self._ratio
         self._encoded[sides] += count
-        return np.zeros((count, *sides, self.config.dit.in_channels), np.float32)
+        return np.zeros((count, *sides, self.config.vae.z_dim), np.float32)
 
     def decode_next(self, latents, past):
         self._decoded[latents.shape[2:4]] += 1

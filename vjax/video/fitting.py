@@ -31,6 +31,19 @@ def fit(
     return fitted
 
 
+def squares(frames: UInt8[np.ndarray, "T H W 3"], side: int) -> UInt8[np.ndarray, "T s s 3"]:
+    """The square in the middle of each, as CLIP's processor has it: bicubic, then cropped."""
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    size = (int(side * width / short), int(side * height / short))
+    left, top = ((length - side) // 2 for length in size)
+    box = (left, top, left + side, top + side)
+    bicubic = Image.Resampling.BICUBIC
+    return np.stack([Image.fromarray(f).resize(size, bicubic).crop(box) for f in frames])
+
+
 def fit_levels(
     levels: Float[np.ndarray, "T H W 1"], width: int, height: int
 ) -> Float[np.ndarray, "T h w 1"]:
