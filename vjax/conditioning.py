@@ -195,7 +195,7 @@ def given_beside(
     end = segment.start + frames if segment.cut is None else segment.cut
 
     def strength(low: int, high: int) -> Float[np.ndarray, "t #H #W 1"]:
-        return canvas.strength(low, high) * (np.arange(low, high) < end)[:, None, None, None]
+        return canvas.strength(low, high) * rearrange(np.arange(low, high) < end, "t -> t 1 1 1")
 
     def encoded(shown: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "t h w z"]:
         """Of the frames where pixels of some strength are shown on gray."""
@@ -210,7 +210,8 @@ def given_beside(
 
     latents = encoded(lambda known: known >= 1)
     if model.conditioning == "channels":
-        whole = (strength(segment.start, segment.start + frames) >= 1).all(axis=(1, 2, 3))
+        kept = strength(segment.start, segment.start + frames)
+        whole = kept.min(axis=(1, 2, 3)) >= 1
         whole = np.concatenate([np.repeat(whole[:1], ratio - 1), whole]).astype(np.float32)
         mask = repeat(whole, "(t r) -> t h w r", r=ratio, h=size[0], w=size[1])
         return {"channels": np.concatenate([mask, latents], axis=-1)}

@@ -82,8 +82,8 @@ def choose(
             sampler.check(solver, strength, moved)
     if config.schedule == "diffusers" and solver is solvers.UNIPC:
         exact = flow.diffusers_schedule(config.steps, config.shift)
-        both = (exact, flow.told_by_diffusers(exact))
-        return Method(config, solver, *(jnp.asarray(x, jnp.float32) for x in both))
+        told = jnp.asarray(flow.told_by_diffusers(exact), jnp.float32)
+        return Method(config, solver, jnp.asarray(exact, jnp.float32), told)
     times = flow.schedule(config.steps, config.shift)
     begin = np.float32(1) - np.float32(canvas.weakest)
     if 0 < begin < 1:

@@ -18,7 +18,6 @@ from vjax.reel import Reel
 from vjax.sampler import Condition
 from vjax.tiles import tiled
 from vjax.timeline import RequestError
-from vjax.video import fitting
 
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
@@ -211,6 +210,8 @@ class Stages:
     @_on_mesh
     def look(self, images: UInt8[np.ndarray, "I H W 3"]) -> Float[np.ndarray, "I*tokens D"]:
         """The tokens of images, one image after another."""
+        from vjax.video import fitting
+
         squares = fitting.squares(images, self.config.image.side)
         tokens = _look(self.config.image, self.params["image"], squares)
         return np.asarray(meshes.readable(tokens)).reshape(-1, tokens.shape[-1])

@@ -41,7 +41,8 @@ def squares(frames: UInt8[np.ndarray, "T H W 3"], side: int) -> UInt8[np.ndarray
     left, top = ((length - side) // 2 for length in size)
     box = (left, top, left + side, top + side)
     bicubic = Image.Resampling.BICUBIC
-    return np.stack([Image.fromarray(f).resize(size, bicubic).crop(box) for f in frames])
+    found = (Image.fromarray(frame).resize(size, bicubic).crop(box) for frame in frames)
+    return np.stack([np.asarray(image) for image in found])
 
 
 def fit_levels(
