@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from vjax import bench, ending
+from vjax.benchmarks import bundle, machine, shapes
 from vjax.config import ConfigError
 
 
@@ -22,8 +23,8 @@ def test_ctrl_c_ends_without_a_traceback_and_keeps_finished_parts(
     def data(runs):
         raise ended
 
-    monkeypatch.setattr(bench, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
-    monkeypatch.setattr(bench, "data", data)
+    monkeypatch.setattr(machine, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
+    monkeypatch.setattr(bundle, "data", data)
     assert bench.main(["matmul", "data", "--json"]) == status
     out, err = capsys.readouterr()
     assert json.loads(out)["matmul_gflops_per_second"] == 3.0
@@ -66,17 +67,17 @@ def config(tmp_path, monkeypatch):
 
 
 def test_a_config_is_measured_on_the_devices_that_are_here(config):
-    found = bench.shape(config, [])
+    found = shapes.read(config, [])
     assert found.mesh.fsdp == jax.device_count() == 8
     ((group,),) = (stage.groups for stage in found.stages)
     assert [bucket.batch for bucket in group.buckets] == [8]
     assert (found.model.text.depth, found.model.dit) == (1, MODEL.dit)
     with pytest.raises(ConfigError, match="depht"):
-        bench.shape(config, ["--model.dit.depht=3"])
+        shapes.read(config, ["--model.dit.depht=3"])
 
 
 def test_a_shape_is_measured_against_a_matrix_product(config, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
+    monkeypatch.setattr(machine, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
     assert bench.main([config, "--runs=1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     for name, devices in (("train", 8), ("sample", 1)):

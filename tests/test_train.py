@@ -22,10 +22,11 @@ from einops import rearrange, reduce
 from jax.sharding import NamedSharding, PartitionSpec
 
 import vjax
-from vjax import bench, conditioning, models, validation, weights
+from vjax import conditioning, models, validation, weights
 from vjax import config as configs
 from vjax import train as trainer
 from vjax import video as media
+from vjax.benchmarks.updates import speed_of_update
 from vjax.canvas import filled
 from vjax.config import (
     Bucket,
@@ -592,7 +593,7 @@ def test_a_cropped_clip_counts_as_what_is_left_of_it(tmp_path):
     wide = dataclasses.replace(FIVE, height=64, width=96, crop=32)
     for task in (dit.DiTTask(dit_config(tmp_path)), vae.VAETask(vae_config(tmp_path))):
         assert task.flops(wide) == task.flops(FIVE)
-        figures = [bench._training(task, Group((bucket,)), 1.0) for bucket in (wide, FIVE)]
+        figures = [speed_of_update(task, Group((bucket,)), 1.0) for bucket in (wide, FIVE)]
         assert figures[0] == figures[1]
 
 

@@ -1,0 +1,1 @@
+"""What `vjax.bench` measures, one file for each thing."""
