@@ -151,7 +151,7 @@ def find_model(model: Model, file: str) -> str:
     if not _is_plain(name):
         raise RequestError(f"The settings in {file} cannot be used: {name!r} is no model's name.")
     for path in (weights.ASSETS / name, *_places(name, file)):
-        if (path / "model.json").is_file():
+        if weights.holds_model(path):
             there = True
             if weights.fingerprint(str(path)) == model.weights:
                 return name if path.parent == weights.ASSETS else str(path)

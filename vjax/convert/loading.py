@@ -1,0 +1,39 @@
+"""The networks of a directory of diffusers' layout: which tensor each parameter is made of."""
+
+import pathlib
+
+import jax
+
+from vjax import convert, models, tensors
+from vjax.convert.directory import FOLDERS
+from vjax.stored import Stored
+from vjax.tensors import TensorError
+
+_STEMS = {"text": ("model",), "image": ("model",)}
+
+
+def network(
+    directory: pathlib.Path, name: str, config: convert.Network
+) -> tuple[models.Params, list[str]]:
+    """The parameters of a network, none of which is read yet, and all that is wrong with them.
+
+    Args:
+        name: "dit", "low", "vae", "text" or "image".
+    """
+    folder = directory / FOLDERS[name]
+    try:
+        found = tensors.checkpoint(folder, _STEMS.get(name, ("diffusion_pytorch_model",)))
+    except TensorError as error:
+        return {}, [str(error).rstrip(".")]
+    sources = convert.sources(config)
+    known = {theirs: found[actual] for theirs, actual in convert.known_as(config, found).items()}
+    wanted = {name: source.shape for source in sources.values() for name in source.names}
+    problems = tensors.differences(FOLDERS[name], wanted, known)
+    if problems:
+        return {}, problems
+
+    def stored(path, leaf) -> Stored:
+        source = sources[".".join(str(key.key) for key in path)]
+        return Stored(leaf.shape, tuple(known[each] for each in source.names), source)
+
+    return jax.tree.map_with_path(stored, models.abstract(config)), []
