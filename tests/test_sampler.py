@@ -435,3 +435,49 @@ def test_each_step_sees_a_ring_from_another_frame_on(solver):
     alike = sample(ring, NOISE, TIMES, velocity=same, solver=solver)
     plain = sample(condition(), NOISE, TIMES, velocity=same, solver=solver)
     np.testing.assert_allclose(alike, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [solvers.EULER, solvers.UNIPC], ids=lambda solver: solver.name)
+def test_a_network_with_one_time_sees_what_is_known_in_the_noise_of_that_time(solver):
+    strengths = [1.0, 0.0, 0.0] if solver.needs_one_clock else [1.0, 0.35, 0.0]
+    known = condition(strengths)
+    told = jnp.floor(10 * TIMES[:-1]) / 10
+    heard = iter(told)
+
+    def velocity(x, t):
+        return toy_velocity(
+            x, jnp.full((B, T), next(heard)), known.text, known.positions, None, None
+        )
+
+    state = solver.init(NOISE)
+    for t, t_next in itertools.pairwise(TIMES):
+        in_noise = (1 - t) * known.source + t * NOISE
+        state = dataclasses.replace(state, x=jnp.where(t > 1 - known.strength, in_noise, state.x))
+        state = solver.step(state, velocity, t, t_next)
+    expected = jnp.where(known.strength == 1, known.source, state.x)
+
+    seen = dataclasses.replace(known, noise=NOISE)
+    found = sampler.sample(toy_velocity, seen, NOISE, TIMES, solver=solver, told=told)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_a_network_takes_beside_is_the_same_for_both_texts():
+    def velocity(latents, t, text, extra, **known):
+        return toy_velocity(latents, t, text, **known) + extra[:, None, None, None, None]
+
+    plain, extra = condition(), normal(B, seed=7)
+    seen = dataclasses.replace(plain, inputs={"extra": extra})
+    run = functools.partial(sample, solver=solvers.EULER)
+    found = run(seen, NOISE, TIMES, 3.0, velocity=velocity)
+    by_hand = functools.partial(velocity_with, extra=extra)
+    state = NOISE
+    for t, t_next in itertools.pairwise(TIMES):
+        at = jnp.full((B, T), t)
+        both = [by_hand(state, at, text, plain.positions) for text in (plain.text, plain.negative)]
+        state = state + (t_next - t) * (both[1] + 3.0 * (both[0] - both[1]))
+    np.testing.assert_allclose(found, state, atol=1e-5)
+
+
+def velocity_with(latents, t, text, positions, extra):
+    plain = toy_velocity(latents, t, text, positions, None, None)
+    return plain + extra[:, None, None, None, None]

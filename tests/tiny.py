@@ -81,7 +81,7 @@ def params(model: ModelConfig = MODEL) -> models.Params:
             return normal / np.sqrt(fan_in, dtype=np.float32)
         return 0.1 * normal
 
-    networks = {name: getattr(model, name) for name in ("dit", "vae", "text")}
+    networks = {name: getattr(model, name) for name in ("dit", "vae", "text", "image")}
     shapes = {name: models.abstract(config) for name, config in networks.items() if config}
     return jax.tree.map_with_path(draw, shapes)
 

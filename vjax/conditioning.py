@@ -245,7 +245,7 @@ def carried_beside(
 
 def references_before(
     given: Float[np.ndarray, "t h w C"], references: Sequence[Float[np.ndarray, "h w z"]]
-) -> Float[np.ndarray, "r+t h w C"]:
+) -> Float[np.ndarray, "T h w C"]:
     """What a control branch sees, with references as frames before it, the first one last."""
     if not references:
         return given

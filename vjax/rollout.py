@@ -89,7 +89,7 @@ class Rollout(Stages):
         ]
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
-        there[: segment.prefix] = True
+        there[: segment.prefix] = not conditioning.beside(model)
         count = max(plan.texts for plan in plans)
         past, decoded = None, 0
         for number, window in enumerate(segment.windows):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Real
 
 from vjax import flow
 from vjax.solvers import Solver
@@ -235,7 +235,7 @@ def predict(
     return _guided_velocity(velocity, condition, _put_back(condition, latents), tau, 1)
 
 
-def paired(x: Float[Array, "B *rest"]) -> Float[Array, "2*B *rest"]:
+def paired(x: Real[Array, "B *rest"]) -> Real[Array, "2*B *rest"]:
     """Every sample twice in a row: the guided batch is c₀ u₀ c₁ u₁ … with c conditional.
 
     Side by side, because both then live on the device that holds the sample. One half of the

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, Real, UInt8
 
 from vjax import models, sampler, weights
 from vjax.config import DiTConfig, MeshConfig, VAEConfig
@@ -208,7 +208,7 @@ class Stages:
         return jax.block_until_ready(parts[0] if len(parts) == 1 else jnp.concatenate(parts))
 
     @_on_mesh
-    def look(self, images: UInt8[np.ndarray, "I H W 3"]) -> Float[np.ndarray, "I*tokens D"]:
+    def look(self, images: UInt8[np.ndarray, "I H W 3"]) -> Float[np.ndarray, "S D"]:
         """The tokens of images, one image after another."""
         from vjax.video import fitting
 
@@ -301,9 +301,12 @@ class Stages:
 
     @_on_mesh
     def encode_pixels(
-        self, frames: UInt8[np.ndarray, "T H W 3"] | UInt8[Reel, "T H W 3"]
+        self, frames: Real[np.ndarray, "T H W 3"] | Real[Reel, "T H W 3"]
     ) -> Float[np.ndarray, "t h w C"]:
-        """Frames to normalised latents on the host, of which a few are in memory at a time."""
+        """Frames to normalised latents on the host, of which a few are in memory at a time.
+
+        They are pixels in 0..255, or float in [-1, 1].
+        """
         check_video(self.config.vae, (1, *frames.shape))
         past, latents = None, []
         for some in _by_latents(self.config.vae, len(frames)):
