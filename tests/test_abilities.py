@@ -148,8 +148,8 @@ def test_a_frame_rate_is_told():
 def test_two_experts_share_the_steps_at_the_boundary():
     model = dataclasses.replace(pipe("renoise").config, boundary=0.6)
     params = tiny.params(model)
-    other = {name: leaf for name, leaf in params.items()}
-    other["low"] = {**params["dit"], "head_modulation": params["dit"]["head_modulation"] + 1}
+    low = {**params["dit"], "head_modulation": params["dit"]["head_modulation"] + 1}
+    other = {**params, "low": low}
     bundle = dataclasses.replace(tiny.bundle(model), params=other)
     both, text = Pipeline(bundle), vjax.text("a", frames=5)
 
