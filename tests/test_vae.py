@@ -1,8 +1,7 @@
-"""VAE against diffusers' AutoencoderKLWan, and streamed against whole."""
+"""VAE: streamed against whole, and each part against what it must be."""
 
 import dataclasses
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from vjax.config import ConfigError, VAEConfig
 from vjax.models import convolution
 from vjax.models.vae import to_float, to_uint8
 
-# The recorded network.
-WAN = VAEConfig(base_dim=4, z_dim=3, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
 # The quickest to compile that has every part but attention: 8 times smaller, 4 times in time.
 SMALL = VAEConfig(
     base_dim=4,
@@ -63,38 +60,6 @@ def close(a, b, tolerance=1e-4):
     assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
-@functools.cache
-def recorded():
-    path = pathlib.Path(__file__).parent / "data" / "vae_wan21.npz"
-    return dict(np.load(path))
-
-
-def wan_params():
-    """The recorded weights: diffusers' names are ours, but for its place of the 2-D kernels."""
-
-    def leaf(path, abstract):
-        name = ".".join(str(key.key) for key in path)
-        name = name.replace("kernel", "weight").replace("resample.", "resample.1.")
-        x = recorded()[f"param/{name}"].astype(np.float32)
-        if x.ndim >= 4 and name.endswith("weight"):
-            x = np.moveaxis(x, (0, 1), (-1, -2))  # out, in, window → window, in, out
-        return jnp.asarray(x.reshape(abstract.shape))
-
-    params = jax.tree.map_with_path(leaf, models.abstract(WAN))
-    assert len(jax.tree.leaves(params)) == sum(name.startswith("param/") for name in recorded())
-    return params
-
-
-def test_wan_encoder():
-    mean, logvar = call(WAN, "encode", wan_params(), recorded()["video"])
-    close(mean, recorded()["mean"])
-    close(logvar, recorded()["logvar"])
-
-
-def test_wan_decoder():
-    close(call(WAN, "decode", wan_params(), recorded()["latents"]), recorded()["decoded"])
-
-
 def test_published_size():
     # What diffusers' AutoencoderKLWan has with its default configuration.
     sizes = [np.prod(x.shape) for x in jax.tree.leaves(models.abstract(VAEConfig()))]
@@ -124,6 +89,26 @@ def test_streams_equal_whole_ones_as_users_run_them(optimized):
     close(call(HALVED, "encode_stream", params, video)[0], whole, 1e-5)
     decoded = call(HALVED, "decode", params, whole)
     close(call(HALVED, "decode_stream", params, whole), decoded, 1e-5)
+
+
+def test_chunks_of_any_size_and_two_streams_at_once():
+    config, params = RESIDUAL, small_params(RESIDUAL)
+    videos, z = noise(2, 13, 16, 24, 3), noise(2, 4, 2, 3, 2)
+    mean, decoded = call(config, "encode", params, videos)[0], call(config, "decode", params, z)
+    pasts = {}
+    for at, size in ((0, 1), (1, 2), (3, 1)):
+        frames = slice(4 * at - 3 if at else 0, 4 * (at + size) - 3)
+        for i in range(2):
+            for method, x, whole, part, expected in (
+                ("encode_next", videos, mean, frames, slice(at, at + size)),
+                ("decode_next", z, decoded, slice(at, at + size), frames),
+            ):
+                past = pasts.get((i, method))
+                found, past = call(config, method, params, x[i : i + 1, part], past=past)
+                pasts[i, method] = past
+                close(found, whole[i : i + 1, expected])
+    # Nothing of it stays.
+    np.testing.assert_array_equal(call(config, "decode", params, z), decoded)
 
 
 def test_what_cannot_be_built_is_refused():

@@ -38,7 +38,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: DiTConfig, image: bool = False, *, rngs: nnx.Rngs):
         inner = config.heads * config.head_dim
-        self.head_dim = config.head_dim
+        self.head_dim, self.frame_block = config.head_dim, config.frame_block
         self.q = Linear(config.width, inner, rngs=rngs, kernel_init=xavier)
         self.k = Linear(config.width, inner, rngs=rngs, kernel_init=xavier)
         self.v = Linear(config.width, inner, rngs=rngs, kernel_init=xavier)
@@ -66,7 +66,15 @@ class Attention(nnx.Module):
         q, k, v = (self._heads(h, len(x)) for h in (q, k, self.v(context)))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        out = attention(q, k, v, positions, bias)
+        if rotary is not None and self.frame_block:
+            ends = range(self.frame_block, x.shape[1] + self.frame_block, self.frame_block)
+            parts = [
+                attention(q[:, end - self.frame_block : end], k[:, :end], v[:, :end], positions)
+                for end in ends
+            ]
+            out = jnp.concatenate(parts, axis=1)
+        else:
+            out = attention(q, k, v, positions, bias)
         if image is not None:
             k, v = self.image_k_norm(self.image_k(image)), self.image_v(image)
             out = out + attention(q, self._heads(k, len(x)), self._heads(v, len(x)))
