@@ -40,7 +40,8 @@ def test_each_family_is_known(tmp_path, family, conditioning, fps, frames, size,
     assert (model.fps, model.frames, (model.height, model.width)) == (fps, frames, size)
     sampler = model.sampler
     assert (sampler.guidance, sampler.low_guidance) == (guidance, low)
-    assert (sampler.solver, sampler.schedule, sampler.shift) == ("unipc", "diffusers", 3)
+    schedule = "skyreels" if family == "skyreels" else "diffusers"
+    assert (sampler.solver, sampler.schedule, sampler.shift) == ("unipc", schedule, 3)
     assert set(bundle.params) == set(model.networks)
     assert ("low" in bundle.params) == (family.endswith("a14b"))
     assert model.vae.spatial_ratio == (16 if family == "ti2v" else 8)

@@ -80,9 +80,11 @@ def choose(
     for given in canvas.given:
         for strength in given.strength.blocks():
             sampler.check(solver, strength, moved)
-    if config.schedule == "diffusers" and solver is solvers.UNIPC:
+    if config.schedule != "even" and solver is solvers.UNIPC:
         exact = flow.diffusers_schedule(config.steps, config.shift)
         told = jnp.asarray(flow.told_by_diffusers(exact), jnp.float32)
+        if config.schedule == "skyreels":
+            solver = solvers.UNIPC_IN_PLACE
         return Method(config, solver, jnp.asarray(exact, jnp.float32), told)
     times = flow.schedule(config.steps, config.shift)
     begin = np.float32(1) - np.float32(canvas.weakest)

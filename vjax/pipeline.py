@@ -244,7 +244,9 @@ class Pipeline(Rollout):
         side = self.config.vae.spatial_ratio
         sides = [length // side for length in plan.size[::-1]]
         (window,) = plan.segments[0].windows
-        wanted = (count, window.stop - window.start, *sides, self.config.vae.z_dim)
+        latents = window.stop - window.start
+        latents += len(plan.references) if self.config.conditioning == "control" else 0
+        wanted = (count, latents, *sides, self.config.vae.z_dim)
         if noise.shape != wanted:
             raise RequestError(
                 f"The given noise has shape {noise.shape}, this request needs {wanted}."

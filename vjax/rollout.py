@@ -46,10 +46,14 @@ class Rollout(Stages):
                 plans, segment, texts, seeds, method, watched, window, begin, noise
             )
             done = segment.first
-            for chunk in seams.joined(made, canvases, done, plans[0].cuts):
+            # What published models make is left as it is published.
+            led = self.config.conditioning == "anchors"
+            if led:
+                made = seams.joined(made, canvases, done, plans[0].cuts)
+            for chunk in made:
                 for frames, canvas in zip(chunk, canvases, strict=True):
                     given, strength = canvas.cut(done, done + len(frames))
-                    _put_back(frames, given, strength, plans[0].blur)
+                    _put_back(frames, given, strength, plans[0].blur, led)
                 done += chunk.shape[1]
                 yield chunk
             window += len(segment.windows)
@@ -275,13 +279,21 @@ class Rollout(Stages):
 
 
 def _put_back(
-    made: Frames, given: Frames, strength: Float[np.ndarray, "t #H #W 1"], blur: float
+    made: Frames,
+    given: Frames,
+    strength: Float[np.ndarray, "t #H #W 1"],
+    blur: float,
+    led: bool,
 ) -> None:
-    """Puts what is given into decoded frames, and its tones, where these are kept."""
+    """Puts what is given into decoded frames, and its tones, where these are kept.
+
+    Pixels around what is kept are led to it, if they are to be.
+    """
     for frame, same, known in zip(made, given, strength, strict=True):
         if blur and known.all():
             frame[:] = toned(frame, same, blur)
-        frame[:] = seams.around(frame, same, known >= 1)
+        if led:
+            frame[:] = seams.around(frame, same, known >= 1)
         np.copyto(frame, same, where=known >= 1)
 
 

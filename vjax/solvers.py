@@ -136,12 +136,18 @@ def unipc_init(x: Float[Array, "*shape"], keys: Key[Array, " B"] | None = None) 
     return MultiStep(x, zeros(), zeros(), zeros(), one(), one(), jnp.zeros((), jnp.int32))
 
 
-def unipc_step(state: MultiStep, velocity: Velocity, t: Array, t_next: Array) -> MultiStep:
+def unipc_step(
+    state: MultiStep, velocity: Velocity, t: Array, t_next: Array, *, in_place: bool = False
+) -> MultiStep:
     """Correct the latents with what the network says here, then predict the next: one evaluation.
 
     In data prediction the exact solution over a step from s to t is, with α = 1 - t, σ = t,
     λ = log(α/σ) and h = λ_t - λ_s,  x_t = σ_t/σ_s x_s + α_t (1 - exp(-h)) (mean of the data),
     and order 2 takes that mean along the line through two predictions.
+
+    Args:
+        in_place: as in the loops of SkyReels-V2 DF, which write each prediction over the noise: the
+            first correction starts from the prediction in place of the noise.
     """
     data = data_from_velocity(state.x, velocity(state.x, t), t)
 
@@ -149,7 +155,8 @@ def unipc_step(state: MultiStep, velocity: Velocity, t: Array, t_next: Array) ->
         keep, gain, _ = _exponential_step(state.t, t)
         by_older, by_data, by_new = _corrector_weights(state, t)
         mean = by_older * state.older_data + by_data * state.data + by_new * data
-        x = jnp.where(state.count > 0, keep * state.start + gain * mean, state.x)
+        begin = jnp.where(state.count == 1, state.x, state.start) if in_place else state.start
+        x = jnp.where(state.count > 0, keep * begin + gain * mean, state.x)
 
     with jax.named_scope("predict"):
         keep, gain, h = _exponential_step(t, t_next)
@@ -207,5 +214,6 @@ def _corrector_moments(h: Array) -> tuple[Array, Array]:
 EULER = Solver("euler", one_step_init, euler_step)
 HEUN = Solver("heun", one_step_init, heun_step)
 UNIPC = Solver("unipc", unipc_init, unipc_step, needs_one_clock=True)
+UNIPC_IN_PLACE = dataclasses.replace(UNIPC, step=functools.partial(unipc_step, in_place=True))
 STOCHASTIC = Solver("stochastic", stochastic_init, stochastic_step, adds_noise=True)
 SOLVERS = {each.name: each for each in (EULER, HEUN, UNIPC, STOCHASTIC)}

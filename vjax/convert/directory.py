@@ -252,7 +252,7 @@ def _family(index: Json, transformer: Json, dit: DiTConfig) -> dict[str, Any]:
     conditioning = "channels" if dit.in_channels != dit.out_channels else "renoise"
     if kind == SKYREELS:
         if conditioning == "renoise" and "DiffusionForcing" in pipeline:
-            conditioning = "per_frame"
+            conditioning, sampler["schedule"] = "per_frame", "skyreels"
         values |= {"fps": 24.0, "frames": 97, "height": 544, "width": 960}
         sampler |= {"steps": 50, "guidance": 6.0, "shift": 8.0}
     elif kind == VACE:
