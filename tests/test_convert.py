@@ -26,6 +26,8 @@ def change(file: pathlib.Path, **values) -> None:
     ("family", "conditioning", "fps", "frames", "size", "guidance", "low"),
     [
         ("t2v", "renoise", 16, 81, (480, 832), 5, None),
+        ("i2v", "channels", 16, 81, (480, 832), 5, None),
+        ("flf2v", "channels", 16, 81, (480, 832), 5, None),
         ("vace", "control", 16, 81, (480, 832), 5, None),
         ("ti2v", "first_frame", 24, 121, (704, 1280), 5, None),
         ("a14b", "renoise", 16, 81, (480, 832), 4, 3),
@@ -45,6 +47,9 @@ def test_each_family_is_known(tmp_path, family, conditioning, fps, frames, size,
     assert set(bundle.params) == set(model.networks)
     assert ("low" in bundle.params) == (family.endswith("a14b"))
     assert model.vae.spatial_ratio == (16 if family == "ti2v" else 8)
+    assert ("image" in bundle.params) == (family in ("i2v", "flf2v"))
+    assert model.dit.image_tokens == (10 if family == "flf2v" else None)
+    assert sampler.steps == (40 if family in ("i2v", "a14b", "i2v_a14b") else 50)
     if family == "vace":
         assert (model.dit.control_channels, model.dit.control_blocks) == (72, (0, 2))
     if family == "skyreels":

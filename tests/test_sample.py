@@ -275,8 +275,8 @@ def test_any_text_is_a_prompt(prompt, bundle, here, capsys):
 
 def test_prompts_of_a_file_are_made_by_one_model(bundle, here, capsys, monkeypatch):
     loads = []
-    load = weights.load
-    monkeypatch.setattr(weights, "load", lambda *given: loads.append(given) or load(*given))
+    load = weights.open
+    monkeypatch.setattr(weights, "open", lambda *given: loads.append(given) or load(*given))
     (here / "prompts.txt").write_bytes("a red circle\r\n\n  a blue circle \n".encode("utf-8-sig"))
     arguments = ["--model", bundle, "--prompts", "prompts.txt", "--variations", 2, "--frames", 1]
     code, out, err = run(capsys, *arguments)
@@ -603,7 +603,7 @@ def test_unknown_words_are_noted(bundle, here, capsys):
 
 
 def test_a_dry_run_says_what_would_be_made_and_loads_no_network(bundle, here, capsys, monkeypatch):
-    monkeypatch.setattr(weights, "load", None)
+    monkeypatch.setattr(weights, "open", None)
     arguments = ["--model", bundle, "--prompt", "red. Cut to a dragon", "--frames", 8, "--dry-run"]
     code, out, err = run(capsys, *arguments)
     assert (code, err, list(here.iterdir())) == (0, [], [])

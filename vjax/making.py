@@ -114,7 +114,7 @@ def _work(
     model: Model,
     named: Mapping[Any, Any],
 ) -> Work:
-    bundle = weights.load(name)
+    bundle = weights.open(name)
     mesh = order.mesh or _mesh(bundle, plan, order)
     pipe = pipeline.Pipeline(bundle, order.dtype, mesh)
     sound = None

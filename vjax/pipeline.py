@@ -31,7 +31,7 @@ def load(
         BundleError: there is no such model, or its files do not fit it.
         ConfigError: the devices cannot share it so.
     """
-    return Pipeline(weights.load(os.fspath(name)), dtype, mesh)
+    return Pipeline(weights.open(os.fspath(name)), dtype, mesh)
 
 
 class Pipeline(Rollout):

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Real, UInt8
 
-from vjax import models, sampler, weights
+from vjax import models, sampler, stored, weights
 from vjax.config import DiTConfig, MeshConfig, VAEConfig
 from vjax.models.vae import check_video, to_float
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
 from vjax.reel import Reel
 from vjax.sampler import Condition
+from vjax.stored import Stored
 from vjax.tiles import tiled
 from vjax.timeline import RequestError
 
@@ -122,6 +123,13 @@ def _on_mesh(stage: Callable) -> Callable:
     return run
 
 
+def _as(dtype: np.dtype, x: Any) -> Any:
+    if not isinstance(x, Stored):
+        return np.asarray(x, dtype)
+    x = x.astype(dtype)
+    return x if x.nbytes >= stored.LARGE else x.read()  # no program is compiled for small ones
+
+
 class Stages:
     """Texts to embeddings, pixels to latents, noise to latents, latents to pixels.
 
@@ -131,9 +139,10 @@ class Stages:
             heads. None: one device does it all. Parameters that lie on its devices already are
             cast there; samples that such a mesh cannot share are then made by all of it alike.
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
-            bfloat16 on accelerators, float32 on CPU. The VAE, times, noise, latents between
-            steps and what stages take and give are float32: a frame has more levels than
-            bfloat16 has digits. Within the VAE's products factors are rounded as the machine does.
+            bfloat16 on accelerators and for published weights, else float32. The VAE, times,
+            noise, latents between steps and what stages take and give are float32: a frame has
+            more levels than bfloat16 has digits. Within the VAE's products factors are rounded as
+            the machine does.
 
     Raises:
         BundleError: a part is missing.
@@ -152,6 +161,7 @@ class Stages:
                 raise weights.BundleError(
                     f"{self.config.name} has no {network}, so it cannot make videos on its own."
                 )
+        dtype = dtype or bundle.dtype
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         if dtype not in ("float32", "bfloat16"):
@@ -171,7 +181,7 @@ class Stages:
             self._encoder = self.params.pop("text")
             return
         params = {
-            network: jax.tree.map(functools.partial(np.asarray, dtype=kept[network]), params)
+            network: jax.tree.map(functools.partial(_as, kept[network]), params)
             for network, params in bundle.params.items()
         }
         # The text encoder, which can be the largest, is on the devices while it is used alone.
@@ -183,7 +193,7 @@ class Stages:
         self.params = self._placed(params)
 
     def _placed(self, params: models.Params) -> models.Params:
-        return jax.device_put(params) if self.mesh is None else rules.placed(params, self.mesh)
+        return stored.put(params, self.mesh)
 
     def _expert(self, name: str) -> models.Params:
         """The parameters of a DiT, on the devices."""

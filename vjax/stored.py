@@ -1,12 +1,29 @@
-"""Parameters that are still in their files, each made of one tensor or of one for each layer."""
+"""Parameters that are still in their files, and how they come onto devices: piece by piece.
 
+A piece is a layer of a stack, or some rows of a large tensor. The host holds a few of them at a
+time, and each device gets its own part of each: a model may be larger than the memory of its host.
+"""
+
+import collections
+import concurrent.futures
 import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from vjax.convert import Source
-from vjax.tensors import Tensor, TensorError
+from vjax.parallel import rules
+from vjax.tensors import BundleError, Tensor
+
+LARGE = 2**24  # bytes of a parameter that is worth reading piece by piece
+_PIECE = 2**28  # bytes of the largest piece that is made of rows
+_AHEAD = 2  # pieces that are read while others go to devices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -14,34 +31,213 @@ class Stored:
     """A parameter that is still in files.
 
     Args:
-        shape: of all of it, as our network has it.
+        shape, dtype: of all of it, as our network has it.
         tensors: one, or one for each layer of a stack.
         source: how tensors become ours.
         scale: of the columns of a tensor of whole numbers.
     """
 
     shape: tuple[int, ...]
+    dtype: np.dtype
     tensors: tuple[Tensor, ...]
     source: Source
     scale: Tensor | None = None
 
-    def read(self, dtype: jax.typing.DTypeLike) -> np.ndarray:
-        """All of it in memory.
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def astype(self, dtype: jax.typing.DTypeLike) -> "Stored":
+        """The same, to be read as another type."""
+        return dataclasses.replace(self, dtype=jnp.dtype(dtype))
+
+    def read(self) -> np.ndarray:
+        """All of it, in memory of the host.
 
         Raises:
-            TensorError: a file cannot be read, or holds what is no number.
+            BundleError: a file cannot be read, or holds what is no number.
         """
-        if not self.source.stacked:
-            return self._layer(self.tensors[0]).astype(dtype)
-        value = np.empty(self.shape, dtype)
-        for layer, tensor in zip(value, self.tensors, strict=True):
-            layer[...] = self._layer(tensor)
+        value = np.empty(self.shape, self.dtype)
+        for piece in self.pieces():
+            part = piece.read(slice(None))
+            if not np.isfinite(part).all():
+                raise piece.no_number()
+            value[... if piece.place is None else piece.place] = self.source.way.ours(part)
         return value
 
-    def _layer(self, tensor: Tensor) -> np.ndarray:
-        value = tensor.read()
+    def pieces(self, rows: bool = True) -> list["Piece"]:
+        """What it is read in, one after another.
+
+        Args:
+            rows: whether a large tensor is divided.
+        """
+        if self.source.stacked:
+            return [
+                Piece(tensor, slice(None), slice(i, i + 1)) for i, tensor in enumerate(self.tensors)
+            ]
+        (tensor,) = self.tensors
+        count = self.shape[0] if self.shape else 1
+        each = max(1, _PIECE * count // max(1, self.nbytes))
+        if self.source.way.turn is not None or not rows or each >= count:
+            return [Piece(tensor, slice(None), None, self.scale)]
+        cuts = [slice(start, min(start + each, count)) for start in range(0, count, each)]
+        return [Piece(tensor, cut, cut, self.scale) for cut in cuts]
+
+
+class Piece(NamedTuple):
+    """Some rows of a tensor, and where they go along the first axis of a parameter.
+
+    Args:
+        place: None: they are all of it.
+    """
+
+    tensor: Tensor
+    rows: slice
+    place: slice | None
+    scale: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if not self.tensor.shape:
+            return ()
+        return (len(range(*self.rows.indices(self.tensor.shape[0]))), *self.tensor.shape[1:])
+
+    def read(self, within: slice) -> np.ndarray:
+        """Some of its rows."""
+        rows = self.rows
+        if self.tensor.shape:
+            chosen = range(*self.rows.indices(self.tensor.shape[0]))[within]
+            rows = slice(chosen.start, chosen.stop)
+        value = self.tensor.read(rows)
         if self.scale is not None:
-            value = value * self.scale.read().astype(np.float32)
-        if not np.isfinite(value).all():
-            raise TensorError(f"{tensor.file}: {tensor.name} holds NaN or infinite numbers.")
-        return self.source.ours(value)
+            by_rows = self.scale.shape[0] == self.tensor.shape[0]
+            value = value * self.scale.read(rows if by_rows else slice(None)).astype(np.float32)
+        return value
+
+    def no_number(self) -> BundleError:
+        return BundleError(f"{self.tensor.file}: {self.tensor.name} holds NaN or infinite numbers.")
+
+
+def put(tree: Any, mesh: Mesh | None) -> Any:
+    """Parameters, of which some may be stored, on the devices, as `rules` says.
+
+    All processes of a run call it alike.
+
+    Raises:
+        BundleError: a file cannot be read, or holds what is no number.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if mesh is None:
+        device = jax.config.jax_default_device or jax.local_devices()[0]
+        places = [SingleDeviceSharding(device)] * len(leaves)
+    else:
+        places = jax.tree.leaves(rules.shardings(tree, mesh))
+    both = list(zip(leaves, places, strict=True))
+    stored = _placed([each for each in both if isinstance(each[0], Stored)])
+    return jax.tree.unflatten(
+        structure,
+        [next(stored) if isinstance(x, Stored) else rules.place(x, where) for x, where in both],
+    )
+
+
+def _placed(leaves: list[tuple[Stored, Sharding]]) -> Iterator[jax.Array]:
+    reads, work = [], []
+    for leaf, sharding in leaves:
+        # A piece of rows that devices divide would be moved between them.
+        whole = not isinstance(sharding, NamedSharding) or not any(sharding.spec[:1])
+        pieces = leaf.pieces(whole)
+        there = _published(leaf.source, sharding)
+        reads += [functools.partial(_read, piece, there) for piece in pieces]
+        work.append((leaf, sharding, pieces))
+    parts = _ahead(reads)
+    for leaf, sharding, pieces in work:
+        value, sound = None, []
+        for piece in pieces:
+            part = next(parts)
+            if piece.place is None:
+                value, good = _turned(part, leaf.source.way, leaf.dtype, sharding)
+            else:
+                if value is None:
+                    value = _zeros(leaf.shape, leaf.dtype, sharding)
+                start = np.int32(piece.place.start)
+                value, good = _inserted(value, part, start, leaf.source.way, sharding)
+            sound.append(good)
+            if len(sound) > _AHEAD:  # what is read does not run ahead of what is done with it
+                sound[-1 - _AHEAD].block_until_ready()
+        for piece, good in zip(pieces, sound, strict=True):
+            if not good:
+                raise piece.no_number()
+        yield value
+
+
+def _ahead(reads: Sequence[Callable[[], jax.Array]]) -> Iterator[jax.Array]:
+    """What each returns, in order; a few are called ahead."""
+    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+        coming: collections.deque = collections.deque()
+        try:
+            for read in reads:
+                coming.append(pool.submit(read))
+                if len(coming) > _AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for each in coming:
+                each.cancel()
+
+
+def _read(piece: Piece, sharding: Sharding) -> jax.Array:
+    """A piece as it is published, of which each device has its part."""
+    shape = piece.shape
+    if not shape:
+        return jax.device_put(piece.read(slice(None)), sharding)
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    spans = [index[0].indices(shape[0])[:2] for index in indices]
+    start, stop = min(span[0] for span in spans), max(span[1] for span in spans)
+    rows = piece.read(slice(start, stop))
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        first, last, _ = index[0].indices(shape[0])
+        return rows[(slice(first - start, last - start), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _published(source: Source, sharding: Sharding) -> Sharding:
+    """Where a piece lies as it is published, so that no device needs what another has of it."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = list(sharding.spec)[1 if source.stacked else 0 :]
+    if source.way.turn is not None:
+        before, after = source.way.turn.split(" -> ")
+        of = dict(zip(re.findall(r"\([^)]*\)|\S+", after), spec, strict=False))
+        spec = [of.get(axis) for axis in before.split()]
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "sharding"))
+def _zeros(shape, dtype, sharding):
+    return jax.lax.with_sharding_constraint(jnp.zeros(shape, dtype), sharding)
+
+
+@functools.partial(jax.jit, static_argnames=("way", "dtype", "sharding"))
+def _turned(part, way, dtype, sharding):
+    value = way.ours(part).astype(dtype)
+    return jax.lax.with_sharding_constraint(value, sharding), jnp.isfinite(part).all()
+
+
+@functools.partial(jax.jit, static_argnames=("way", "sharding"), donate_argnames="value")
+def _inserted(value, part, start, way, sharding):
+    """A parameter with a piece in its place, and whether all of that is numbers."""
+    piece = way.ours(part).astype(value.dtype)
+    piece = piece[None] if piece.ndim < value.ndim else piece
+    value = jax.lax.dynamic_update_slice_in_dim(value, piece, start, 0)
+    return jax.lax.with_sharding_constraint(value, sharding), jnp.isfinite(part).all()

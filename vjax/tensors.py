@@ -24,8 +24,8 @@ _SAMPLED = 64  # bytes of each tensor
 _POINTER = b"version https://git-lfs"
 
 
-class TensorError(ValueError):
-    """A file of tensors that cannot be used; the message names it and says why."""
+class BundleError(ValueError):
+    """A model that cannot be loaded; the message says what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Tensor:
         """Its numbers, or some rows of its first axis, as the file has them.
 
         Raises:
-            TensorError: the file cannot be read, or is another by now.
+            BundleError: the file cannot be read, or is another by now.
         """
         dtype, shape, offset = DTYPES[self.dtype], self.shape, self.offset
         if shape:
@@ -65,10 +65,10 @@ class Tensor:
                 while view:
                     count = file.readinto(view)
                     if not count:
-                        raise TensorError(f"{self.file} ends within {self.name}.")
+                        raise BundleError(f"{self.file} ends within {self.name}.")
                     view = view[count:]
         except OSError as error:
-            raise TensorError(f"{self.file} cannot be read: {error.strerror}.") from error
+            raise BundleError(f"{self.file} cannot be read: {error.strerror}.") from error
         return value
 
 
@@ -76,20 +76,20 @@ def header(file: pathlib.Path) -> dict[str, Tensor]:
     """The tensors of a file, whose data are not read.
 
     Raises:
-        TensorError: it is missing, cut short, or no safetensors file.
+        BundleError: it is missing, cut short, or no safetensors file.
     """
     try:
         if file.is_symlink() and not file.exists():
-            raise TensorError(f"{file} is a link to {os.readlink(file)}, which is not there.")
+            raise BundleError(f"{file} is a link to {os.readlink(file)}, which is not there.")
         with safe_open(file, framework="numpy"):
             pass  # the library has checked that the header is sound and the file as long as it says
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             described = json.loads(opened.read(size))
     except FileNotFoundError:
-        raise TensorError(f"{file} is missing.") from None
+        raise BundleError(f"{file} is missing.") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise TensorError(f"{file} cannot be read: {_reason(file, error)}.") from error
+        raise BundleError(f"{file} cannot be read: {_reason(file, error)}.") from error
     return {
         name: Tensor(
             file, name, each["dtype"], tuple(each["shape"]), 8 + size + each["data_offsets"][0]
@@ -106,7 +106,7 @@ def checkpoint(directory: pathlib.Path, stems: Iterable[str]) -> dict[str, Tenso
         stems: the names that its files may have, before `.safetensors`.
 
     Raises:
-        TensorError: says all that is wrong with the files.
+        BundleError: says all that is wrong with the files.
     """
     for stem in stems:
         index = directory / f"{stem}.safetensors.index.json"
@@ -117,17 +117,17 @@ def checkpoint(directory: pathlib.Path, stems: Iterable[str]) -> dict[str, Tenso
             return header(file)
     stem = " or ".join(f"{stem}.safetensors" for stem in stems)
     if not directory.is_dir():
-        raise TensorError(f"{directory} is missing.")
+        raise BundleError(f"{directory} is missing.")
     there = sorted(path.name for path in directory.iterdir())
     pickles = [name for name in there if name.endswith(PICKLES)]
     if pickles:
-        raise TensorError(
+        raise BundleError(
             f"{directory} holds {pickles[0]} and no {stem}: such a file is a pickle, which can run "
             "any code when it is read, so it is not. Get or make the safetensors files."
         )
     parts = [name for name in there if name.endswith(".safetensors")]
     also = f", but {parts[0]}: its index is missing or it has another name" if parts else ""
-    raise TensorError(f"{directory} holds no {stem}{also}.")
+    raise BundleError(f"{directory} holds no {stem}{also}.")
 
 
 def differences(
@@ -156,7 +156,7 @@ def sample(file: pathlib.Path, use: Callable[[bytes], object]) -> None:
     """Hands over the header of a file, and the first bytes of each of its tensors.
 
     Raises:
-        TensorError: it cannot be read.
+        BundleError: it cannot be read.
     """
     found = header(file)
     try:
@@ -166,7 +166,7 @@ def sample(file: pathlib.Path, use: Callable[[bytes], object]) -> None:
                 opened.seek(each.offset)
                 use(opened.read(_SAMPLED))
     except OSError as error:
-        raise TensorError(f"{file} cannot be read: {error.strerror}.") from error
+        raise BundleError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _sharded(index: pathlib.Path) -> dict[str, Tensor]:
@@ -176,13 +176,13 @@ def _sharded(index: pathlib.Path) -> dict[str, Tensor]:
         if not all(shard == pathlib.PurePath(shard).name for shard in shards):
             raise ValueError("a shard lies elsewhere")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TensorError(f"{index} cannot be read: {error!r}.") from error
+        raise BundleError(f"{index} cannot be read: {error!r}.") from error
     found: dict[str, Tensor] = {}
     problems = []
     for shard in shards:
         try:
             there = header(index.parent / shard)
-        except TensorError as error:
+        except BundleError as error:
             problems.append(str(error).rstrip("."))
             continue
         wanted = {name for name, where in listed.items() if where == shard}
@@ -197,7 +197,7 @@ def _sharded(index: pathlib.Path) -> dict[str, Tensor]:
             )
         found |= there
     if problems:
-        raise TensorError("; ".join(problems) + ".")
+        raise BundleError("; ".join(problems) + ".")
     return found
 
 

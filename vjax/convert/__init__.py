@@ -62,29 +62,39 @@ TABLES: dict[type, Table] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Way:
+    """How a published array becomes ours.
+
+    Args:
+        turn: for `einops.rearrange`; None: it stays as it is.
+        lengths: of axes that `turn` folds into one.
+    """
+
+    turn: str | None = None
+    lengths: tuple[tuple[str, int], ...] = ()
+
+    def ours(self, x: Any) -> Any:
+        """A published array as we have it."""
+        return x if self.turn is None else rearrange(x, self.turn, **dict(self.lengths))
+
+    def theirs(self, x: Any) -> Any:
+        """An array of ours, of one layer, as it is published."""
+        return x if self.turn is None else rearrange(x, _inverse(self.turn), **dict(self.lengths))
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """What one of our parameters is made of.
 
     Args:
         names: of the published tensors: one, or one for each layer that is stacked.
         shape: of each of them.
-        turn: how each becomes ours, for `einops.rearrange`; None: it stays as it is.
-        lengths: of axes that `turn` folds into one.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
-    turn: str | None
-    lengths: Mapping[str, int]
-    stacked: bool
-
-    def ours(self, x: Any) -> Any:
-        """A published array as we have it."""
-        return x if self.turn is None else rearrange(x, self.turn, **self.lengths)
-
-    def theirs(self, x: Any) -> Any:
-        """An array of ours, of one layer, as it is published."""
-        return x if self.turn is None else rearrange(x, _inverse(self.turn), **self.lengths)
+    way: Way = Way()
+    stacked: bool = False
 
 
 def _inverse(turn: str) -> str:
@@ -119,10 +129,10 @@ def sources(config: Network) -> dict[str, Source]:
         )
         if turn is None and kind == "kernel":
             turn = "o i -> i o"
-        lengths = table.lengths(config) if turn and "(" in turn else {}
-        source = Source(names, (), turn, lengths, stacked)
-        shape = jax.eval_shape(source.theirs, jax.ShapeDtypeStruct(shape, leaf.dtype)).shape
-        found[name] = dataclasses.replace(source, shape=shape)
+        lengths = tuple(table.lengths(config).items()) if turn and "(" in turn else ()
+        way = Way(turn, lengths)
+        shape = jax.eval_shape(way.theirs, jax.ShapeDtypeStruct(shape, leaf.dtype)).shape
+        found[name] = Source(names, shape, way, stacked)
     return found
 
 

@@ -3,11 +3,12 @@
 import pathlib
 
 import jax
+import numpy as np
 
 from vjax import convert, models, tensors
 from vjax.convert.directory import FOLDERS
 from vjax.stored import Stored
-from vjax.tensors import TensorError
+from vjax.tensors import BundleError
 
 _STEMS = {"text": ("model",), "image": ("model",)}
 
@@ -23,7 +24,7 @@ def network(
     folder = directory / FOLDERS[name]
     try:
         found = tensors.checkpoint(folder, _STEMS.get(name, ("diffusion_pytorch_model",)))
-    except TensorError as error:
+    except BundleError as error:
         return {}, [str(error).rstrip(".")]
     sources = convert.sources(config)
     known = {theirs: found[actual] for theirs, actual in convert.known_as(config, found).items()}
@@ -34,6 +35,7 @@ def network(
 
     def stored(path, leaf) -> Stored:
         source = sources[".".join(str(key.key) for key in path)]
-        return Stored(leaf.shape, tuple(known[each] for each in source.names), source)
+        made_of = tuple(known[each] for each in source.names)
+        return Stored(leaf.shape, np.dtype(np.float32), made_of, source)
 
     return jax.tree.map_with_path(stored, models.abstract(config)), []

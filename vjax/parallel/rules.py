@@ -158,23 +158,25 @@ def gathered_layer(layer: Any, stack: str, dtype: jax.typing.DTypeLike) -> Any:
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """Where the table puts parameters, or a state made of such."""
 
-    def place(path, leaf):
-        return NamedSharding(mesh, _spec(_rule(path), jnp.shape(leaf), mesh))
+    def where(path, leaf):
+        return NamedSharding(mesh, _spec(_rule(path), np.shape(leaf), mesh))
 
-    return jax.tree.map_with_path(place, tree)
+    return jax.tree.map_with_path(where, tree)
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:
     """Parameters, or a state made of such, put where the table says."""
 
-    def place(x, sharding):
-        if isinstance(x, jax.Array) or sharding.is_fully_addressable:
-            return jax.device_put(x, sharding)
-        # Each process copies what its devices hold. `device_put` would first send all of it to all,
-        # to see that it is the same.
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
-
     return jax.tree.map(place, tree, shardings(tree, mesh))
+
+
+def place(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """One array, put where it belongs."""
+    if isinstance(x, jax.Array) or sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    # Each process copies what its devices hold. `device_put` would first send all of it to all,
+    # to see that it is the same.
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
 
 
 def lies_on(tree: Any, mesh: Mesh) -> bool:

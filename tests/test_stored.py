@@ -1,0 +1,110 @@
+"""Parameters straight from files onto devices: what is read whole, piece by piece."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import tiny_wan
+from safetensors.numpy import load_file, save_file
+
+from vjax import stored, weights
+from vjax.config import MeshConfig
+from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
+from vjax.weights import BundleError
+
+MESHES = [None, MeshConfig(data=1, fsdp=2, tensor=2), MeshConfig(data=2, fsdp=2, context=2)]
+
+
+def same(found, wanted) -> None:
+    found, wanted = weights.flatten(found), weights.flatten(wanted)
+    assert found.keys() == wanted.keys()
+    for name, leaf in wanted.items():
+        np.testing.assert_array_equal(np.asarray(found[name]), leaf, err_msg=name)
+
+
+@pytest.fixture(params=[2**28, 64], ids=["whole", "in rows"])
+def piece(request, monkeypatch):
+    monkeypatch.setattr(stored, "_PIECE", request.param)
+
+
+def mesh_of(config: MeshConfig | None) -> jax.sharding.Mesh | None:
+    if config is None:
+        return None
+    return meshes.make_mesh(config, jax.devices()[: config.data * config.fsdp * 2])
+
+
+@pytest.mark.parametrize("config", MESHES, ids=["one", "fsdp and tensor", "context"])
+@pytest.mark.parametrize("family", ["i2v", "vace"])
+def test_published_weights_lie_as_the_table_says(tmp_path, family, config, piece):
+    name, mesh = tiny_wan.write(tmp_path / "model", family), mesh_of(config)
+    found = stored.put(weights.open(name).params, mesh)
+    whole = weights.load(name).params
+    same(found, whole)
+    if mesh is not None:
+        assert rules.lies_on(found, mesh)
+        where = jax.tree.leaves(rules.shardings(whole, mesh))
+        for x, there in zip(jax.tree.leaves(found), where, strict=True):
+            assert x.sharding.is_equivalent_to(there, x.ndim)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("config", MESHES[:2], ids=["one", "fsdp and tensor"])
+def test_bundles_do_too(tmp_path, dtype, config, piece):
+    weights.save(tmp_path / "bundle", tiny.bundle(), dtype=dtype)
+    name = str(tmp_path / "bundle")
+    same(stored.put(weights.open(name).params, mesh_of(config)), weights.load(name).params)
+
+
+def test_each_device_reads_its_own_rows(tmp_path, monkeypatch):
+    mesh = mesh_of(MESHES[1])
+    params = weights.open(tiny_wan.write(tmp_path / "model", "t2v")).params
+    kernel = params["dit"]["blocks"]["ffn"]["up"]["kernel"]  # [depth in out], as [out in] in files
+    shapes = []
+    read = stored.Piece.read
+
+    def noted(piece, within):
+        value = read(piece, within)
+        shapes.append(value.shape)
+        return value
+
+    monkeypatch.setattr(stored.Piece, "read", noted)
+    made = stored.put({"dit": {"blocks": {"ffn": {"up": {"kernel": kernel}}}}}, mesh)
+    made = made["dit"]["blocks"]["ffn"]["up"]["kernel"]
+    assert {shard.data.shape for shard in made.addressable_shards} == {(2, 12, 16)}
+    assert shapes == [(32, 24)] * 2
+
+
+def test_types_are_as_asked_for(tmp_path):
+    name = tiny_wan.write(tmp_path / "model", "t2v", dtype="bfloat16")
+    params = weights.open(name).params["dit"]
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    found, whole = stored.put(half, None), weights.load(name).params["dit"]
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+    same(jax.tree.map(lambda x: x.astype(jnp.float32), found), whole)
+    assert {x.nbytes for x in jax.tree.leaves(half)} == {2 * x.size for x in jax.tree.leaves(whole)}
+
+
+def test_what_is_no_number_is_named(tmp_path):
+    name = tiny_wan.write(tmp_path / "model", "t2v")
+    file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for tensor in ("blocks.1.attn1.to_q.weight", "proj_out.bias"):
+        broken = tensors[tensor].copy()
+        broken.reshape(-1)[3] = np.nan
+        save_file({**tensors, tensor: broken}, file)
+        params = weights.open(name).params
+        with pytest.raises(BundleError, match=rf"{tensor} holds NaN"):
+            stored.put(params, None)
+        with pytest.raises(BundleError, match=rf"{tensor} holds NaN"):
+            weights.load(name)
+
+
+def test_a_file_that_is_cut_after_it_was_checked_is_named(tmp_path):
+    name = tiny_wan.write(tmp_path / "model", "t2v")
+    params = weights.open(name).params
+    file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(BundleError, match=r"safetensors ends within"):
+        stored.put(params["dit"], None)
