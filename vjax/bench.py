@@ -1,18 +1,25 @@
-"""Speed on this machine, of a model or of the shape of a config.
+"""Speed on this machine, of a model, of the shape of a config, or beside diffusers.
 
     python -m vjax.bench                           # a model: matmul data train sample, or only some
     python -m vjax.bench configs/wan_1_3b.py       # a shape: matmul train sample decode
+    python -m vjax.bench peers                     # step encode decode text video, or only some
 
 A shape has random weights and clips, so nothing else is needed. Devices have the share of a batch
 that the config gives them, also where there are more or fewer, and fields can be changed, such as
 `--stages.0.groups.0.buckets.0.batch=16`. Its text encoder is left at one layer: what a run uses
 of it can be computed once and kept. On a GPU, XLA_PYTHON_CLIENT_MEM_FRACTION=.94 leaves more room.
 
+`peers` measures the same random weights in vjax and in diffusers, eager and under `torch.compile`,
+in turns: a step of the DiT, the VAE, the text encoder and a whole video. On a CPU they are of sizes
+that take minutes, on a GPU those of Wan 2.1 1.3B, 81 frames at 480p in bfloat16. It says how far
+the results lie apart, and what memory a call takes beyond the weights.
+
 Model FLOPs are counted by hand (`vjax.models.flops`) and set against what a large matrix product
 reaches on the same machine in the same run. A part that fails says why, and the others go on.
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -20,7 +27,7 @@ from collections.abc import Callable
 import jax
 
 from vjax import ending, runtime
-from vjax.benchmarks import bundle, machine, shapes
+from vjax.benchmarks import bundle, machine, peers, shapes
 from vjax.config import ConfigError
 
 
@@ -31,15 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="*", help="a config, and parts; default: all of them")
+    parser.add_argument("what", nargs="*", help="a config or `peers`, and parts; default: all")
     parser.add_argument("--model", default="default", help="without a config")
     parser.add_argument("--runs", type=int, default=9, help="the median of so many (9)")
     parser.add_argument("--steps", type=int, help="sampling steps; default: the model's, or 4")
+    parser.add_argument("--eager", action="store_true", help="peers without torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, fields = parser.parse_known_args(arguments)
     runs, model, steps = options.runs, options.model, options.steps
     paths = [word for word in options.what if word.endswith(".py")]
-    wanted = [word for word in options.what if word not in paths]
+    beside = "peers" in options.what
+    wanted = [word for word in options.what if word not in (*paths, "peers")]
+    if beside and paths:
+        parser.error("peers have sizes of their own: leave the config out.")
     if len(paths) > 1:
         parser.error(f"one config, not {', '.join(paths)}.")
     if fields and not paths:
@@ -47,7 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     if runs < 1:
         parser.error(f"--runs must be 1 or more, got {runs}.")
     parts: dict[str, Callable[[], dict]] = {"matmul": lambda: machine.matmul(runs)}
-    if paths:
+    if beside:
+        pair = functools.cache(lambda: peers.Peers(peers.sizes(), runs, compiled=not options.eager))
+        run = lambda name: getattr(pair(), name)()  # noqa: E731
+        parts |= {name: functools.partial(run, name) for name in peers.PARTS}
+        parts["video"] = lambda: pair().video(steps or 4)
+    elif paths:
         parts |= {
             "train": lambda: shapes.train(runs, shapes.read(paths[0], fields)),
             "sample": lambda: shapes.sample(runs, shapes.read(paths[0], fields), steps),
@@ -65,9 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict = {"jax": jax.__version__}
     status = 0
     try:
+        if beside:
+            results |= peers.prepare()
         runtime.set_up()
         runtime.check_devices()
         results["device"] = jax.devices()[0].device_kind
+        if beside:
+            peers.sizes()  # says whether torch can use it
         for name in wanted or parts:
             try:
                 results |= parts[name]()
@@ -90,7 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(results))
     else:
         for key, value in results.items():
-            print(f"{key:32} {value if isinstance(value, str) else format(value, '.4g')}")
+            if isinstance(value, dict):
+                print("\n".join(peers.table(key, value)))
+            else:
+                print(f"{key:32} {value if isinstance(value, str) else format(value, '.4g')}")
     return status
 
 
