@@ -4,11 +4,13 @@ import json
 import pathlib
 
 import numpy as np
+import published
 import pytest
 import tiny_wan
 from safetensors.numpy import load_file, save_file
 
-from vjax import weights
+from vjax import convert, weights
+from vjax.convert import directory as described
 from vjax.weights import BundleError
 
 
@@ -252,3 +254,34 @@ def test_a_loaded_directory_is_saved_as_a_bundle(t2v, tmp_path):
     assert again.config == loaded.config
     for name, leaf in weights.flatten(loaded.params).items():
         np.testing.assert_array_equal(weights.flatten(again.params)[name], leaf)
+
+
+@pytest.mark.parametrize("model", published.MODELS)
+def test_every_published_tensor_has_its_place(tmp_path, model):
+    """As the libraries name them, see `test_against_convert.py`; no weights are made."""
+    configs = published.write(tmp_path / model, model)
+    networks, recorded = weights.read_config(str(tmp_path / model)).networks, published.recorded()
+    assert len(networks) == len(configs)
+    for network, config in networks.items():
+        shapes = recorded[published.name_of(model, described.FOLDERS[network])]
+        known = convert.known_as(config, shapes)
+        sources = convert.sources(config).values()
+        wanted = {name: source.shape for source in sources for name in source.names}
+        assert {name: shapes[theirs] for name, theirs in known.items()} == wanted
+
+
+def test_an_image_encoder_of_an_older_file_serves_too(tmp_path):
+    name = tiny_wan.write(tmp_path / "i2v", "i2v")
+    wanted = weights.flatten(weights.load(name).params["image"])
+    file = tmp_path / "i2v" / "image_encoder" / "model.safetensors"
+    tensors = {f"vision_model.{key}": value for key, value in load_file(file).items()}
+    extra = ("encoder.layers.2.mlp.fc1.bias", "post_layernorm.bias", "embeddings.position_ids")
+    tensors |= {f"vision_model.{key}": np.ones(3, np.float32) for key in extra}
+    tensors["visual_projection.weight"] = np.ones(3, np.float32)
+    save_file(tensors, file)
+    found = weights.flatten(weights.load(name).params["image"])
+    for key, leaf in wanted.items():
+        np.testing.assert_array_equal(found[key], leaf)
+    save_file({**tensors, "vision_model.encoder.layers.3.mlp.fc1.bias": np.ones(3)}, file)
+    with pytest.raises(BundleError, match=r"image_encoder has an unknown encoder\.layers\.3"):
+        weights.load(name)

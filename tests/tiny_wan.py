@@ -139,13 +139,31 @@ def write(directory: pathlib.Path, family: str, dtype: str = "float32", **transf
 
     `transformer` changes its config.
     """
-    pipeline, changes, vae, index = FAMILIES[family]
-    dit = {**TRANSFORMER, **changes, **transformer}
-    configs = {"transformer": dit, "vae": vae, "text_encoder": TEXT}
+    _, changes, vae, _ = FAMILIES[family]
+    write_configs(directory, family, {**TRANSFORMER, **changes, **transformer}, vae, TEXT, IMAGE)
+    (directory / "tokenizer").mkdir(exist_ok=True)
+    (directory / "tokenizer" / "tokenizer.json").write_text(tiny.BYTES, encoding="utf-8")
+    model = described.read(directory, family)
+    for seed, (network, config) in enumerate(model.networks.items()):
+        folder = described.FOLDERS[network]
+        stem = "model" if network in ("text", "image") else "diffusion_pytorch_model"
+        tensors = random_tensors(config, seed)
+        kind = getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype
+        tensors = {name: np.ascontiguousarray(x.astype(kind)) for name, x in tensors.items()}
+        save_file(tensors, directory / folder / f"{stem}.safetensors", {"format": "pt"})
+    return str(directory)
+
+
+def write_configs(
+    directory: pathlib.Path, family: str, transformer: dict, vae: dict, text: dict, image: dict
+) -> dict[str, dict]:
+    """Writes all that describes a model of a family; returns the configs by their folders."""
+    pipeline, _, _, index = FAMILIES[family]
+    configs = {"transformer": transformer, "vae": vae, "text_encoder": text}
     if "boundary_ratio" in index:
-        configs["transformer_2"] = dit
-    if dit["image_dim"] is not None:
-        configs["image_encoder"] = IMAGE
+        configs["transformer_2"] = transformer
+    if transformer["image_dim"] is not None:
+        configs["image_encoder"] = image
         _json(directory / "image_processor" / "preprocessor_config.json", PROCESSOR)
     for folder, config in configs.items():
         _json(directory / folder / "config.json", config)
@@ -169,17 +187,7 @@ def write(directory: pathlib.Path, family: str, dtype: str = "float32", **transf
             **index,
         },
     )
-    (directory / "tokenizer").mkdir(exist_ok=True)
-    (directory / "tokenizer" / "tokenizer.json").write_text(tiny.BYTES, encoding="utf-8")
-    model = described.read(directory, family)
-    for seed, (network, config) in enumerate(model.networks.items()):
-        folder = described.FOLDERS[network]
-        stem = "model" if network in ("text", "image") else "diffusion_pytorch_model"
-        tensors = random_tensors(config, seed)
-        kind = getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype
-        tensors = {name: np.ascontiguousarray(x.astype(kind)) for name, x in tensors.items()}
-        save_file(tensors, directory / folder / f"{stem}.safetensors", {"format": "pt"})
-    return str(directory)
+    return configs
 
 
 def random_tensors(config, seed: int) -> dict[str, np.ndarray]:
