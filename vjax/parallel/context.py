@@ -28,6 +28,7 @@ GATHERED_BYTES = 2**30  # of keys and values on one device, above which they tra
 way = jax.make_user_context("auto")
 
 Tokens = Float[Array, "b f p k d"]
+Keys = Float[Array, "b s p k d"]  # of as many frames as the queries, or more
 Attend = Callable[[Array, Array, Array], Array]
 
 
@@ -60,12 +61,12 @@ def between(
     return functools.partial(WAYS[asked], attend, positions=positions)
 
 
-def gather(attend: Attend, q: Tokens, k: Tokens, v: Tokens, positions: int) -> Tokens:
+def gather(attend: Attend, q: Tokens, k: Keys, v: Keys, positions: int) -> Tokens:
     k, v = (lax.all_gather(x, AXIS, axis=2, tiled=True)[:, :, :positions] for x in (k, v))
     return attend(q, k, v)
 
 
-def ulysses(attend: Attend, q: Tokens, k: Tokens, v: Tokens, positions: int) -> Tokens:
+def ulysses(attend: Attend, q: Tokens, k: Keys, v: Keys, positions: int) -> Tokens:
     q, k, v = (lax.all_to_all(x, AXIS, 3, 2, tiled=True) for x in (q, k, v))
     spare = q.shape[2] - positions
     out = attend(*(x[:, :, :positions] for x in (q, k, v)))
@@ -73,11 +74,11 @@ def ulysses(attend: Attend, q: Tokens, k: Tokens, v: Tokens, positions: int) -> 
     return lax.all_to_all(out, AXIS, 2, 3, tiled=True)
 
 
-def ring(attend: Attend, q: Tokens, k: Tokens, v: Tokens, positions: int) -> Tokens:
+def ring(attend: Attend, q: Tokens, k: Keys, v: Keys, positions: int) -> Tokens:
     del attend  # parts of a softmax are put together here
     batch, frames, here = q.shape[:3]
     q, k, v = (rearrange(x, "b f p k d -> (b k) (f p) d") for x in (q, k, v))
-    out = _ring(frames, here, positions, q * q.shape[-1] ** -0.5, k, v)
+    out = _ring(k.shape[1] // here, here, positions, q * q.shape[-1] ** -0.5, k, v)
     return rearrange(out, "(b k) (f p) d -> b f p k d", b=batch, f=frames)
 
 
@@ -86,10 +87,11 @@ WAYS = {"gather": gather, "ulysses": ulysses, "ring": ring}
 # --- The ring. Its gradient travels around too, so that only a device's own part is kept. --------
 
 Head = Float[Array, "h n d"]  # heads of all clips, tokens, channels
+HeadKeys = Float[Array, "h s d"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _ring(frames: int, here: int, positions: int, q: Head, k: Head, v: Head) -> Head:
+def _ring(frames: int, here: int, positions: int, q: Head, k: HeadKeys, v: HeadKeys) -> Head:
     return _forward(frames, here, positions, q, k, v)[0]
 
 
@@ -112,7 +114,7 @@ def _forward(frames, here, positions, q, k, v):
         sums = lax.map(lambda x: head(valid, *x), (k, v, blocks, *sums))
         return (*_pass_on((k, v)), *sums), None
 
-    blocks, queries = _in_blocks(q), q.shape[1]
+    blocks, queries = _in_blocks(q, k.shape[1]), q.shape[1]
     column = jnp.zeros_like(blocks[..., :1], jnp.float32)
     # Finite from the start: a part of nothing but padding must not make infinity minus infinity.
     start = (jnp.zeros_like(blocks, jnp.float32), column - 1e30, column)
@@ -144,7 +146,7 @@ def _backward(frames, here, positions, kept, d_out):
         (dk, dv), dq = lax.map(lambda x: head(valid, *x), (k, v, dk, dv, *blocks, dq))
         return (*_pass_on((k, v, dk, dv)), dq), None  # gradients are home after the last step
 
-    blocks = [_in_blocks(x) for x in (q, d_out, log_total, delta)]
+    blocks = [_in_blocks(x, k.shape[1]) for x in (q, d_out, log_total, delta)]
     zeros = [jnp.zeros_like(x, jnp.float32) for x in (k, v, blocks[0])]
     (_, _, dk, dv, dq), _ = lax.scan(step, (k, v, *zeros), jnp.arange(_devices()))
     found = _joined(dq, q.shape[1]), dk, dv
@@ -154,10 +156,10 @@ def _backward(frames, here, positions, kept, d_out):
 _ring.defvjp(_forward, _backward)
 
 
-def _in_blocks(x: Float[Array, "h n c"]) -> Float[Array, "h blocks m c"]:
+def _in_blocks(x: Float[Array, "h n c"], keys: int) -> Float[Array, "h blocks m c"]:
     """Queries, or what there is one of for each, such that the scores of a block are few."""
-    queries = x.shape[1]  # and as many keys
-    blocks = min(queries, -(-(queries**2) // SCORES))
+    queries = x.shape[1]
+    blocks = min(queries, -(-queries * keys // SCORES))
     x = jnp.pad(x, [(0, 0), (0, -queries % blocks), (0, 0)])
     return rearrange(x, "h (blocks m) c -> h blocks m c", blocks=blocks)
 
