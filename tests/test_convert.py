@@ -58,6 +58,12 @@ def test_each_family_is_known(tmp_path, family, conditioning, fps, frames, size,
         assert model.dit.frame_rates == (16, 24)
 
 
+def test_blocks_of_frames_are_known(tmp_path):
+    for frames, block in ((1, None), (3, 3)):
+        directory = tiny_wan.write(tmp_path / str(frames), "skyreels", num_frame_per_block=frames)
+        assert weights.read_config(directory).dit.frame_block == block
+
+
 def test_layers_are_stacked_and_kernels_turned(t2v):
     theirs = load_file(t2v / "transformer" / "diffusion_pytorch_model.safetensors")
     ours = weights.load(str(t2v)).params["dit"]

@@ -90,6 +90,26 @@ def test_a_loop_over_blocks_gives_what_unrolled_ones_do(params, latents, text):
     np.testing.assert_allclose(run(params, unroll=False), run(params, unroll=True), atol=1e-5)
 
 
+def test_loops_of_both_branches_have_the_gradients_of_unrolled_ones(latents, text):
+    config = dataclasses.replace(
+        SMALL, depth=4, control_channels=2, control_blocks=(0, 2), remat=True
+    )
+    control = latents[..., :2]
+
+    @functools.partial(jax.jit, static_argnames="unroll")
+    def run(params, unroll):
+        def loss(params):
+            network = models.bind(config, params)
+            given = {"positions": jnp.arange(3.0), "control": control, "unroll": unroll}
+            return jnp.sum(jnp.sin(network(latents, T, text, **given)))
+
+        return jax.grad(loss)(params)
+
+    unrolled, looped = (run(random_params(config), unroll=unroll) for unroll in (True, False))
+    for found, wanted in zip(*map(jax.tree.leaves, (looped, unrolled)), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
 def test_anchors_inform_the_video(params, latents, text):
     anchors = jax.random.normal(jax.random.key(3), (2, 2, 4, 6, 3))
     times = jnp.array([[7.0, -2.0], [1.5, 4.0]])

@@ -204,6 +204,8 @@ def _dit(config: Json) -> DiTConfig:
     values["width"] = values["heads"] * values["head_dim"]
     if config.get("inject_sample_info"):
         values["frame_rates"] = (16.0, 24.0)
+    if config.get("num_frame_per_block", 1) != 1:
+        values["frame_block"] = config["num_frame_per_block"]
     added = config.get("added_kv_proj_dim")
     if added != (values["width"] if values["image_width"] else None):
         raise ConfigError(
