@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 import pytest
+import sentencepiece
 import tiny
+import tiny_wan
 from tokenizers import Tokenizer as Rules
 
 from vjax import weights, world
 from vjax.config import ConfigError, TextConfig
+from vjax.convert import sentences
 from vjax.data import tokenizer as making
-from vjax.tokenizer import Tokenizer, read
+from vjax.tokenizer import Tokenizer, clean, read
 
 SHIPPED = weights.ASSETS / "default"
 
@@ -98,3 +101,74 @@ def test_the_command_replaces_nothing(tmp_path, capsys):
     assert making.main(command) == 1
     assert "File exists" in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["bytes", "no bytes"])
+def pieces(request, tmp_path_factory):
+    """A sentencepiece model with the special tokens of T5."""
+    trained = tmp_path_factory.mktemp("pieces") / "spiece"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*making.captions(300), "in 2023 赤い球 は 跳ねる"] * 2),
+        model_prefix=str(trained),
+        vocab_size=500,
+        hard_vocab_limit=False,
+        byte_fallback=request.param,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return trained.with_suffix(".model")
+
+
+def test_a_sentencepiece_model_splits_as_its_library_does(pieces):
+    own = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
+    tokenizer = Tokenizer(sentences.rules(pieces), TextConfig(vocab=500))
+    texts = ["", "2023", "a red circle 🔴", "赤い球", " two  spaces ", "Ünï ½ ﬁ", "a\tb\nc"]
+    ids, mask = tokenizer(texts)
+    for row, keep, text in zip(ids, mask, texts, strict=True):
+        assert row[keep].tolist() == [*own.encode(text), 1], text
+
+
+def test_what_is_no_sentencepiece_model_is_refused(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(b"\xff" * 9)
+    with pytest.raises(ConfigError, match=r"spiece\.model cannot be read"):
+        sentences.rules(tmp_path / "spiece.model")
+
+
+def test_a_text_is_mended_as_wan_does():
+    plain = tiny.tokenizer(32)
+    mending = Tokenizer(tiny.BYTES, dataclasses.replace(plain.config, clean=True))
+    for text, mended in (
+        ("  a  cat\n&amp;amp; dog ", "a cat & dog"),
+        ("schÃ¶n â€” “so”", 'schön — "so"'),
+    ):
+        assert clean(text) == mended
+        assert (mending([text])[0] == plain([mended])[0]).all()
+    long = "x" * 29 + "  yz"
+    assert mending.lost(long) == plain.lost("x" * 29 + " yz") != ""
+
+
+@pytest.mark.parametrize("length", [511, 512, 513])
+def test_a_long_prompt_is_cut_to_512_with_its_end(length):
+    tokenizer = tiny.tokenizer(512)
+    ids, mask = tokenizer(["x" * (length - 2)])  # and a leading space, and the end
+    assert mask.sum() == min(length, 512)
+    assert ids[0, min(length, 512) - 1] == 1
+    assert tokenizer.lost("x" * (length - 2)) == "x" * (length - 512)
+
+
+def test_a_directory_needs_only_one_of_the_two_files(pieces, tmp_path):
+    name = tiny_wan.write(tmp_path / "model", "t2v")
+    text = dataclasses.replace(weights.read_config(name).text, vocab=500)
+    model = dataclasses.replace(weights.read_config(name), text=text)
+    folder = tmp_path / "model" / "tokenizer"
+    assert weights.tokenizer_of(name, model).rules == tiny.BYTES
+    (folder / "spiece.model").write_bytes(pieces.read_bytes())
+    assert weights.tokenizer_of(name, model).rules == tiny.BYTES
+    (folder / "tokenizer.json").unlink()
+    assert weights.tokenizer_of(name, model).rules == sentences.rules(pieces)
+    (folder / "spiece.model").unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read"):
+        weights.tokenizer_of(name, model)

@@ -40,8 +40,12 @@ OPTIONS = {
     "shift": Option(
         "above 1, more of the steps go to the composition, fewer to details", "S", float
     ),
-    "model": Option("one that ships in the package, or its directory", "NAME|DIR", _named),
-    "dtype": Option("float32 or bfloat16; default: as fits the machine", "TYPE"),
+    "model": Option(
+        "one that ships in the package, a directory, or an id of the Hugging Face hub",
+        "NAME|DIR|ID",
+        _named,
+    ),
+    "dtype": Option("float32 or bfloat16; default: as fits model and machine", "TYPE"),
     "mesh.data": Option("so many devices share the two branches of guidance", "N", int),
     "mesh.fsdp": Option("the same, and each holds a share of the model", "N", int),
     "mesh.context": Option("so many devices share the tokens and the pixels", "N", int),

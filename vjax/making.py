@@ -77,7 +77,7 @@ def prepare(order: Order) -> Work:
         raise RequestError(f"One run makes at most {MOST_FILES} files, not {count}: ask for fewer.")
     runtime.set_up(keep_memory=True)
     name, plan, write = planned(order)
-    model = Model(weights.find(name).resolve().name, weights.fingerprint(name))
+    model = Model(weights.called(name), weights.fingerprint(name))
     named = {file: recipe.named(file) for file in verbs.files(order.requests[0])}
     processes = cluster.start(_facts(order, model, named))
     if processes.together:

@@ -22,9 +22,14 @@ from vjax.timeline import RequestError, Timeline
 def load(
     name: str | os.PathLike = "default", dtype: str | None = None, mesh: MeshConfig | None = None
 ) -> "Pipeline":
-    """A model that is ready to use: the name of one that ships in the package, or its directory.
+    """A model that is ready to use.
+
+    Its networks come from its files straight onto the devices. The text encoder, which can be the
+    largest, does so whenever it is used.
 
     Args:
+        name: of one that ships in the package; or its directory, a bundle or one of diffusers'
+            layout; or its id on the Hugging Face hub, owner/name.
         dtype, mesh: as in `Pipeline`.
 
     Raises:

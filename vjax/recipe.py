@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from vjax import characters, validation, verbs, weights
+from vjax import characters, hub, validation, verbs, weights
 from vjax.config import Bounds, ConfigError
 from vjax.timeline import RequestError
 from vjax.verbs import Request
@@ -22,7 +22,7 @@ from vjax.verbs import Request
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Which model: the name of its directory, and what its weights are (`weights.fingerprint`)."""
+    """Which model: its name (`weights.called`) and what it holds (`weights.fingerprint`)."""
 
     name: str
     weights: str
@@ -148,13 +148,18 @@ def find_model(model: Model, file: str) -> str:
         RequestError: there is none of that name and with these weights.
     """
     name, there = model.name, False
-    if not _is_plain(name):
+    if hub.is_id(name):  # a file that anyone made has nothing fetched
+        places = [place] if (place := hub.kept(name)) else []
+    elif _is_plain(name):
+        places = [weights.ASSETS / name, *_places(name, file)]
+    else:
         raise RequestError(f"The settings in {file} cannot be used: {name!r} is no model's name.")
-    for path in (weights.ASSETS / name, *_places(name, file)):
+    for path in places:
         if weights.holds_model(path):
             there = True
             if weights.fingerprint(str(path)) == model.weights:
-                return name if path.parent == weights.ASSETS else str(path)
+                by_name = path.parent == weights.ASSETS or hub.is_id(name)
+                return name if by_name else str(path)
     what = "other weights than the one that is here" if there else "which is not here"
     raise RequestError(
         f"{file} was made by the model {name}, {what}: say which to use with --model."

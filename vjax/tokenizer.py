@@ -1,5 +1,6 @@
 """Text to token ids, as the `tokenizer.json` of a bundle says."""
 
+import html
 import pathlib
 from collections.abc import Sequence
 
@@ -48,7 +49,7 @@ class Tokenizer:
         A longer text loses the end of its words; the tokens that end every text stay.
         """
         length = self.config.max_length
-        encodings = self._encoded(self._cut, texts)
+        encodings = self._encoded(self._cut, [self._mended(text) for text in texts])
         ids = np.zeros((len(texts), length), np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, encoding in enumerate(encodings):
@@ -63,6 +64,7 @@ class Tokenizer:
 
     def lost(self, text: str) -> str:
         """The end of a text that is not read; empty where all of it is."""
+        text = self._mended(text)
         (whole,) = self._encoded(self._whole, [text])
         spare = len(whole.ids) - self.config.max_length
         if spare <= 0:
@@ -71,6 +73,9 @@ class Tokenizer:
         words = [span for span, special in spans if not special]
         return text[words[-spare][0] :]
 
+    def _mended(self, text: str) -> str:
+        return clean(text) if self.config.clean else text
+
     def _encoded(self, rules: Rules, texts: Sequence[str]) -> list[Encoding]:
         try:
             return rules.encode_batch(list(texts))
@@ -78,6 +83,13 @@ class Tokenizer:
             raise
         except BaseException as error:  # where the library gives up, that is no Exception
             raise ConfigError(f"{self.config.tokenizer} cannot read a text: {error}.") from error
+
+
+def clean(text: str) -> str:
+    """A text as Wan reads it: mended, without HTML's escapes, one space between words."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def read(path: pathlib.Path | str, config: TextConfig) -> Tokenizer:
