@@ -15,12 +15,14 @@ import jax
 
 from vjax import (
     ending,
+    memory,
     naming,
     pipeline,
     planning,
     recipe,
     rewriting,
     runtime,
+    stages,
     verbs,
     weights,
 )
@@ -116,11 +118,14 @@ def _work(
 ) -> Work:
     bundle = weights.open(name)
     mesh = order.mesh or _mesh(bundle, plan, order)
-    pipe = pipeline.Pipeline(bundle, order.dtype, mesh)
+    dtype = order.dtype or bundle.dtype or stages.usual_dtype()
+    need = memory.needed(bundle.config, plan, dtype, order.sampling.get("guidance") != 1, mesh)
+    need.check(bundle.config.name)
+    pipe = pipeline.Pipeline(bundle, dtype, mesh)
     sound = None
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(need.said())
     if pipe.mesh is not None:
         notes.update(dict.fromkeys(rules.undivided(bundle.params, pipe.mesh)))
     for index, request in enumerate(order.requests):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from vjax import memory, planning, progress, weights
 from vjax import method as methods
-from vjax import planning, progress, weights
 from vjax.config import MeshConfig
 from vjax.method import Method
 from vjax.parallel import mesh as meshes
@@ -237,11 +237,17 @@ class Pipeline(Rollout):
         try:
             method = methods.choose(plan.canvas, preferred, asked, bool(said.source_prompt))
             method = dataclasses.replace(method, tiles=plan.tiles)
+            self._check_memory(plan, method)
             if self.mesh is not None and not self.in_place:
                 meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))
         except ValueError as error:
             raise RequestError(str(error)) from error
         return plan, method
+
+    def _check_memory(self, plan: Plan, method: Method) -> None:
+        guided = method.config.guidance != 1
+        need = memory.needed(self.config, plan, str(self.dtype), guided, self.mesh_config)
+        need.check(self.config.name)
 
     def _check_noise(self, noise, plan: Plan, count: int) -> None:
         if plan.windows != 1:

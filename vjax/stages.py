@@ -130,6 +130,11 @@ def _as(dtype: np.dtype, x: Any) -> Any:
     return x if x.nbytes >= stored.LARGE else x.read()  # no program is compiled for small ones
 
 
+def usual_dtype() -> str:
+    """What a model of ours computes in on this machine."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 class Stages:
     """Texts to embeddings, pixels to latents, noise to latents, latents to pixels.
 
@@ -161,9 +166,7 @@ class Stages:
                 raise weights.BundleError(
                     f"{self.config.name} has no {network}, so it cannot make videos on its own."
                 )
-        dtype = dtype or bundle.dtype
-        if dtype is None:
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = dtype or bundle.dtype or usual_dtype()
         if dtype not in ("float32", "bfloat16"):
             raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
         self.dtype = jnp.dtype(dtype)
@@ -178,29 +181,37 @@ class Stages:
             with meshes.use(self.mesh, mesh):
                 cast = [_cast({name: tree}, kept[name]) for name, tree in bundle.params.items()]
             self.params = {name: tree for each in cast for name, tree in each.items()}
-            self._encoder = self.params.pop("text")
             return
         params = {
             network: jax.tree.map(functools.partial(_as, kept[network]), params)
             for network, params in bundle.params.items()
         }
-        # The text encoder, which can be the largest, is on the devices while it is used alone.
-        self._encoder = params.pop("text")
-        # Of two experts that do not fit beside each other, the one in use is.
-        self._experts: models.Params = {}
-        if "low" in params and not meshes.room_for(params, self.mesh):
-            self._experts = {name: params.pop(name) for name in ("dit", "low")}
+        # What does not fit at once takes turns: the text encoder, which can be the largest, with
+        # the DiT, and two experts with each other.
+        devices, memory = 1 if self.mesh is None else self.mesh.size, meshes.memory_of_device()
+        held = {
+            name: sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / devices
+            for name, tree in params.items()
+        }
+        everything = sum(held.values())
+        dits: tuple[str, ...] = tuple(name for name in ("dit", "low") if name in params)
+        self._turns: dict[str, tuple[str, ...]] = {"text": ()}  # what makes room for each
+        if meshes.crowded(everything, memory):
+            self._turns = {"text": dits} | dict.fromkeys(dits, ())
+        if meshes.crowded(everything - held["text"], memory):
+            self._turns |= dict.fromkeys(dits, dits)
+        self._waiting = {name: params.pop(name) for name in self._turns}
         self.params = self._placed(params)
 
     def _placed(self, params: models.Params) -> models.Params:
         return stored.put(params, self.mesh)
 
-    def _expert(self, name: str) -> models.Params:
-        """The parameters of a DiT, on the devices."""
+    def _use(self, name: str) -> models.Params:
+        """The parameters of a network, on the devices."""
         if name not in self.params:
-            for other in self._experts:
+            for other in self._turns[name]:
                 self.params.pop(other, None)
-            self.params |= self._placed({name: self._experts[name]})
+            self.params |= self._placed({name: self._waiting[name]})
         return self.params[name]
 
     @_on_mesh
@@ -209,12 +220,14 @@ class Stages:
         if isinstance(prompts, str):
             raise RequestError("Texts are a list, even where there is one of them: [prompt].")
         ids, mask = self.tokenizer(prompts)
-        encoder = self._encoder if self.in_place else self._placed({"text": self._encoder})["text"]
+        encoder = self._use("text")
         # Two at a time, as one video needs: any number of them takes no other program.
         parts = [
             _embed(self.config.text, encoder, ids[i : i + 2], mask[i : i + 2])
             for i in range(0, len(ids), 2)
         ]
+        if not self.in_place:
+            self.params.pop("text")
         return jax.block_until_ready(parts[0] if len(parts) == 1 else jnp.concatenate(parts))
 
     @_on_mesh
@@ -264,7 +277,7 @@ class Stages:
     ) -> Float[Array, "B t h w C"]:
         """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
         positions = jnp.arange(z.shape[1], dtype=jnp.float32)
-        return _velocity(self.config.dit, self.params["dit"], z, t, text, positions, self.dtype)
+        return _velocity(self.config.dit, self._use("dit"), z, t, text, positions, self.dtype)
 
     @_on_mesh
     def noise(
@@ -287,7 +300,7 @@ class Stages:
         for expert, low, high, guidance in method.parts(self.config.boundary, begin, end):
             state = _advance(
                 self.config.dit,
-                self._expert(expert),
+                self._use(expert),
                 condition,
                 state,
                 method.times,

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -200,11 +199,14 @@ def replicated(mesh: Mesh, tree):
     return jax.tree.map(put, tree)
 
 
-def room_for(params: Any, mesh: Mesh | None) -> bool:
-    """Whether parameters fill at most two thirds of the devices' memory, evenly shared."""
-    devices = 1 if mesh is None else mesh.size
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(params)) <= 2 / 3 * memory * devices
+def memory_of_device() -> float:
+    """In bytes; infinite where a device does not say."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def crowded(held: float, memory: float) -> bool:
+    """Whether so many bytes of parameters leave too little of a device's memory for the rest."""
+    return held > 2 / 3 * memory
 
 
 def readable(x: jax.Array) -> jax.Array:

@@ -83,6 +83,9 @@ class _Rehearsal(Pipeline):
         encoded, decoded = self._encoded, self._decoded
         return Video(method, tuple(windows), self._texts_at_once, encoded, decoded)
 
+    def _check_memory(self, plan, method):
+        pass  # that is what the compiler is asked
+
     def embed(self, prompts):
         self._texts_at_once = len(prompts)
         text = self.config.text

@@ -1,0 +1,83 @@
+"""What a request takes of a device's memory: reckoned, refused, and shared in turns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+import vjax
+from vjax import memory, planning
+from vjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
+from vjax.parallel import mesh as meshes
+from vjax.pipeline import Pipeline
+from vjax.timeline import RequestError
+
+WAN = ModelConfig("wan", DiTConfig(), VAEConfig(), TextConfig(), conditioning="renoise")
+
+
+def need(monkeypatch, gigabytes: float, model: ModelConfig = WAN, guided: bool = True, **asked):
+    monkeypatch.setattr(meshes, "memory_of_device", lambda: gigabytes * 2**30)
+    plan = planning.plan(vjax.text("a", **asked), model)
+    return memory.needed(model, plan, "bfloat16", guided)
+
+
+def test_a_small_wan_model_is_reckoned_as_its_compiler_does(monkeypatch):
+    # 10.8, 6.3 and 15.7 GB by `python -m vjax.plan configs/wan_1_3b.py --slice v5e:1x1 --sample`,
+    # which has the text encoder alone on the device.
+    found = need(monkeypatch, 15.75)
+    assert found.texts == pytest.approx(11.1, rel=0.05)
+    assert found.steps == pytest.approx(6.3, rel=0.05)
+    assert found.frames == pytest.approx(15.7, rel=0.05)
+    found.check("wan")
+    assert "15.8 GB of a device's memory" in found.said()[0]
+    smaller = need(monkeypatch, 15.75, guided=False, size=(416, 240), frames=17)
+    assert smaller.frames < 0.4 * found.frames
+    assert smaller.steps - 3.1 < 0.1 * (found.steps - 3.1)
+
+
+def test_where_all_has_room_the_text_encoder_is_beside_the_others(monkeypatch):
+    assert need(monkeypatch, 95).texts == pytest.approx(13.7, rel=0.05)
+
+
+def test_two_experts_take_turns_where_they_must(monkeypatch):
+    a14b = dataclasses.replace(
+        WAN, dit=DiTConfig(5120, 40, 40, 128, 13_824, text_width=4096), boundary=0.875
+    )
+    beside, apart = (need(monkeypatch, has, a14b).steps for has in (200, 64))
+    assert beside - apart == pytest.approx(28.6e9 / 2**30, rel=0.02)
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_read(monkeypatch):
+    with pytest.raises(RequestError, match=r"wan needs about 15\.\d GB .* there are 8 GB: make it"):
+        need(monkeypatch, 8).check("wan")
+    monkeypatch.setattr(meshes, "memory_of_device", lambda: 2.0**16)
+    pipe = Pipeline(tiny.bundle())
+    with pytest.raises(RequestError, match="tiny needs about"):
+        pipe(vjax.text("a"))
+
+
+def test_networks_that_take_turns_make_the_same_video(monkeypatch):
+    model = tiny.model(boundary=0.6)
+    params = tiny.params(model)
+    params = {**params, "low": params["dit"]}
+    bundle = dataclasses.replace(tiny.bundle(model), params=params)
+    ask = vjax.text("a", frames=5)
+    whole = Pipeline(bundle)(ask, steps=3)
+    monkeypatch.setattr(meshes, "crowded", lambda held, memory: True)
+    pipe, seen = Pipeline(bundle), []
+    use = pipe._use
+
+    def noted(name):
+        found = use(name)
+        seen.append(set(pipe.params))
+        return found
+
+    pipe._use = noted
+    assert set(pipe.params) == {"vae"}
+    for _ in range(2):
+        np.testing.assert_array_equal(pipe(ask, steps=3), whole)
+    assert {"vae", "text"} in seen
+    assert {"vae", "dit"} in seen
+    assert {"vae", "low"} in seen
+    assert all(len(resident) == 2 for resident in seen)
