@@ -26,7 +26,7 @@ def test_ctrl_c_ends_without_a_traceback_and_keeps_finished_parts(
 
     monkeypatch.setattr(machine, "matmul", lambda runs: {"matmul_gflops_per_second": 3.0})
     monkeypatch.setattr(bundle, "data", data)
-    assert bench.main(["matmul", "data", "--json"]) == status
+    assert bench.main(["matmul", "--json", "data"]) == status
     out, err = capsys.readouterr()
     assert json.loads(out)["matmul_gflops_per_second"] == 3.0
     assert err == "vjax.bench: interrupted.\n"

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="sampling steps; default: the model's, or 4")
     parser.add_argument("--eager", action="store_true", help="peers without torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options, fields = parser.parse_known_args(arguments)
+    options, fields = parser.parse_known_intermixed_args(arguments)
     runs, model, steps = options.runs, options.model, options.steps
     paths = [word for word in options.what if word.endswith(".py")]
     beside = "peers" in options.what
