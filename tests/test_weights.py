@@ -21,9 +21,9 @@ def bundle(tmp_path):
 
 
 def test_what_is_saved_comes_back(bundle):
-    config, params, tokenizer, dtype = vars(weights.load(str(bundle))).values()
+    config, params, tokenizer, dtype, notes = vars(weights.load(str(bundle))).values()
     assert config == tiny.MODEL
-    assert dtype is None
+    assert (dtype, notes) == (None, ())
     assert tokenizer.rules == tiny.BYTES
     assert jax.tree.structure(params) == jax.tree.structure(tiny.params())
     jax.tree.map(np.testing.assert_array_equal, params, tiny.params())

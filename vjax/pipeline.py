@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from vjax import memory, planning, progress, weights
+from vjax import loras, memory, planning, progress, weights
 from vjax import method as methods
 from vjax.config import MeshConfig
 from vjax.method import Method
@@ -20,7 +21,10 @@ from vjax.timeline import RequestError, Timeline
 
 
 def load(
-    name: str | os.PathLike = "default", dtype: str | None = None, mesh: MeshConfig | None = None
+    name: str | os.PathLike = "default",
+    dtype: str | None = None,
+    mesh: MeshConfig | None = None,
+    lora: Any = (),
 ) -> "Pipeline":
     """A model that is ready to use.
 
@@ -31,12 +35,20 @@ def load(
         name: of one that ships in the package; or its directory, a bundle or one of diffusers'
             layout; or its id on the Hugging Face hub, owner/name.
         dtype, mesh: as in `Pipeline`.
+        lora: LoRA files to change it with, in the order that they are given: "FILE", "FILE:0.8" or
+            ("FILE", 0.8), with a scale that is 1 if none is said. Of a model with two experts both
+            are changed, or that of "FILE@high" or "FILE@low". A warning says how much of each file
+            was applied.
 
     Raises:
         BundleError: there is no such model, or its files do not fit it.
         ConfigError: the devices cannot share it so.
+        RequestError: `lora` is not given so.
     """
-    return Pipeline(weights.open(os.fspath(name)), dtype, mesh)
+    bundle = weights.open(os.fspath(name), loras=loras.of(lora))
+    for note in bundle.notes:
+        warnings.warn(note, stacklevel=2)
+    return Pipeline(bundle, dtype, mesh)
 
 
 class Pipeline(Rollout):

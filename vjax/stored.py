@@ -35,6 +35,7 @@ class Stored:
         tensors: one, or one for each layer of a stack.
         source: how tensors become ours.
         scale: of the columns of a tensor of whole numbers.
+        added: for each tensor, what is added to rows of it, in float32; None: nothing.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +43,7 @@ class Stored:
     tensors: tuple[Tensor, ...]
     source: Source
     scale: Tensor | None = None
+    added: tuple[Callable[[slice], np.ndarray] | None, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -79,17 +81,19 @@ class Stored:
         Args:
             rows: whether a large tensor is divided.
         """
+        added = self.added or (None,) * len(self.tensors)
         if self.source.stacked:
             return [
-                Piece(tensor, slice(None), slice(i, i + 1)) for i, tensor in enumerate(self.tensors)
+                Piece(tensor, slice(None), slice(i, i + 1), added=added[i])
+                for i, tensor in enumerate(self.tensors)
             ]
         (tensor,) = self.tensors
         count = self.shape[0] if self.shape else 1
         each = max(1, _PIECE * count // max(1, self.nbytes))
         if self.source.way.turn is not None or not rows or each >= count:
-            return [Piece(tensor, slice(None), None, self.scale)]
+            return [Piece(tensor, slice(None), None, self.scale, added[0])]
         cuts = [slice(start, min(start + each, count)) for start in range(0, count, each)]
-        return [Piece(tensor, cut, cut, self.scale) for cut in cuts]
+        return [Piece(tensor, cut, cut, self.scale, added[0]) for cut in cuts]
 
 
 class Piece(NamedTuple):
@@ -97,12 +101,14 @@ class Piece(NamedTuple):
 
     Args:
         place: None: they are all of it.
+        added: of rows of the tensor, what is added to them.
     """
 
     tensor: Tensor
     rows: slice
     place: slice | None
     scale: Tensor | None = None
+    added: Callable[[slice], np.ndarray] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,6 +126,8 @@ class Piece(NamedTuple):
         if self.scale is not None:
             by_rows = self.scale.shape[0] == self.tensor.shape[0]
             value = value * self.scale.read(rows if by_rows else slice(None)).astype(np.float32)
+        if self.added is not None:
+            value = value.astype(np.float32) + self.added(rows)
         return value
 
     def no_number(self) -> BundleError:

@@ -18,6 +18,12 @@ DTYPES = {
     "BF16": np.dtype(jax.numpy.bfloat16),
     "I8": np.dtype(np.int8),
 }
+# What single numbers beside weights may be of too.
+NUMBERS = DTYPES | {
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 _SAMPLED = 64  # bytes of each tensor
@@ -49,7 +55,7 @@ class Tensor:
         Raises:
             BundleError: the file cannot be read, or is another by now.
         """
-        dtype, shape, offset = DTYPES[self.dtype], self.shape, self.offset
+        dtype, shape, offset = NUMBERS[self.dtype], self.shape, self.offset
         if shape:
             start, stop, step = rows.indices(shape[0])
             if step != 1:
@@ -99,6 +105,13 @@ def header(file: pathlib.Path) -> dict[str, Tensor]:
     }
 
 
+def metadata(file: pathlib.Path) -> dict[str, str]:
+    """The texts that a file's header holds beside its tensors. Raises BundleError, as `header`."""
+    header(file)
+    with safe_open(file, framework="numpy") as opened:
+        return opened.metadata() or {}
+
+
 def checkpoint(directory: pathlib.Path, stems: Iterable[str]) -> dict[str, Tensor]:
     """The tensors of a network: of one file, or of shards that an index lists.
 
@@ -137,8 +150,8 @@ def differences(
     dtypes: Collection[str] = ("F32", "F16", "BF16"),
 ) -> list[str]:
     """What is wrong with the tensors of a network, which should have these names and shapes."""
-    problems = [f"{where} lacks {name}" for name in _grouped(set(wanted) - set(found))]
-    problems += [f"{where} has an unknown {name}" for name in _grouped(set(found) - set(wanted))]
+    problems = [f"{where} lacks {name}" for name in grouped(set(wanted) - set(found))]
+    problems += [f"{where} has an unknown {name}" for name in grouped(set(found) - set(wanted))]
     misfits: dict[str, list[str]] = collections.defaultdict(list)
     for name in sorted(set(wanted) & set(found)):
         tensor = found[name]
@@ -148,7 +161,7 @@ def differences(
             allowed = " or ".join(dtypes)
             misfits[f"is of type {tensor.dtype}, should be of {allowed}"].append(name)
     for misfit, names in misfits.items():
-        problems += [f"{where}: {name} {misfit}" for name in _grouped(names)]
+        problems += [f"{where}: {name} {misfit}" for name in grouped(names)]
     return problems
 
 
@@ -201,7 +214,7 @@ def _sharded(index: pathlib.Path) -> dict[str, Tensor]:
     return found
 
 
-def _grouped(names: Iterable[str]) -> list[str]:
+def grouped(names: Iterable[str]) -> list[str]:
     """Names in order, those of the same place in several layers as one."""
     groups = collections.Counter(_LAYER.sub("*", name) for name in names)
     single = {_LAYER.sub("*", name): name for name in names}

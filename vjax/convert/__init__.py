@@ -102,8 +102,11 @@ def _inverse(turn: str) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def sources(config: Network) -> dict[str, Source]:
+def sources(config: Network, own: bool = False) -> dict[str, Source]:
     """For each parameter of a network, by its dotted name, what it is made of.
+
+    Args:
+        own: whether it may have parts that no published network has; they are left out.
 
     Raises:
         ConfigError: the network has a part that no published one has.
@@ -117,6 +120,8 @@ def sources(config: Network) -> dict[str, Source]:
         theirs = published.get(name)
         if theirs is None and layer in published and kind in _LEAVES:
             theirs = f"{published[layer]}.{_LEAVES[kind]}"
+        if theirs is None and own:
+            continue
         if theirs is None:
             raise ConfigError(f"No published network has {name}.")
         stacked = "*" in theirs
