@@ -110,6 +110,26 @@ def test_loops_of_both_branches_have_the_gradients_of_unrolled_ones(latents, tex
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+def test_no_hint_of_the_control_branch_waits_in_memory():
+    def held(count):
+        blocks = tuple(range(0, 2 * count, 2))
+        config = dataclasses.replace(
+            SMALL, depth=2 * count, control_channels=3, control_blocks=blocks
+        )
+
+        def run(params, latents, t, text):
+            given = {"positions": jnp.arange(5.0), "control": latents, "unroll": False}
+            return models.bind(config, params)(latents, t, text, **given)
+
+        shapes = [
+            jax.ShapeDtypeStruct(x, jnp.float32) for x in ((2, 5, 16, 16, 3), (2,), (2, 5, 8))
+        ]
+        compiled = jax.jit(run).lower(models.abstract(config), *shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert held(6) - held(2) < 4 * 2 * 5 * 64 * SMALL.width  # bytes of one
+
+
 def test_anchors_inform_the_video(params, latents, text):
     anchors = jax.random.normal(jax.random.key(3), (2, 2, 4, 6, 3))
     times = jnp.array([[7.0, -2.0], [1.5, 4.0]])
