@@ -3,6 +3,7 @@
     python -m vjax.bench                           # a model: matmul data train sample, or only some
     python -m vjax.bench configs/wan_1_3b.py       # a shape: matmul train sample decode
     python -m vjax.bench peers                     # step encode decode text video, or only some
+    python -m vjax.bench load --gigabytes 5        # weights from the disk onto a device
 
 A shape has random weights and clips, so nothing else is needed. Devices have the share of a batch
 that the config gives them, also where there are more or fewer, and fields can be changed, such as
@@ -13,6 +14,9 @@ of it can be computed once and kept. On a GPU, XLA_PYTHON_CLIENT_MEM_FRACTION=.9
 in turns: a step of the DiT, the VAE, the text encoder and a whole video. On a CPU they are of sizes
 that take minutes, on a GPU those of Wan 2.1 1.3B, 81 frames at 480p in bfloat16. It says how far
 the results lie apart, and what memory a call takes beyond the weights.
+
+`load` sets the speed of loading against that of the disk alone, and the memory that it takes
+against what is kept of it: with random weights of so many gigabytes, or a model's own (--model).
 
 Model FLOPs are counted by hand (`vjax.models.flops`) and set against what a large matrix product
 reaches on the same machine in the same run. A part that fails says why, and the others go on.
@@ -27,7 +31,7 @@ from collections.abc import Callable
 import jax
 
 from vjax import ending, runtime
-from vjax.benchmarks import bundle, machine, peers, shapes
+from vjax.benchmarks import bundle, loading, machine, peers, shapes
 from vjax.config import ConfigError
 
 
@@ -42,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="default", help="without a config")
     parser.add_argument("--runs", type=int, default=9, help="the median of so many (9)")
     parser.add_argument("--steps", type=int, help="sampling steps; default: the model's, or 4")
+    parser.add_argument("--gigabytes", type=float, default=5.0, help="that load writes (5)")
     parser.add_argument("--eager", action="store_true", help="peers without torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, fields = parser.parse_known_intermixed_args(arguments)
@@ -75,6 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
             "train": lambda: bundle.train(runs, model),
             "sample": lambda: bundle.sample(runs, model, steps),
         }
+        if "load" in wanted:  # it takes the disk for itself
+            own = None if model == "default" else model
+            parts["load"] = lambda: loading.load(own, options.gigabytes)
     unknown = [name for name in wanted if name not in parts]
     if unknown:
         parser.error(f"there is no {unknown[0]!r}: choose from {', '.join(parts)}.")

@@ -127,7 +127,7 @@ def _as(dtype: np.dtype, x: Any) -> Any:
     if not isinstance(x, Stored):
         return np.asarray(x, dtype)
     x = x.astype(dtype)
-    return x if x.nbytes >= stored.LARGE else x.read()  # no program is compiled for small ones
+    return x if x.nbytes >= stored.LARGE else x.read()
 
 
 def usual_dtype() -> str:
