@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_lora import LAYERS, RANK, kohya, matrices, styled, written
 
 import vjax
-from vjax import loras, weights
+from vjax import loras, sample, weights
+from vjax import video as media
 from vjax.convert import lora
 from vjax.loras import Lora
 from vjax.timeline import RequestError
@@ -327,3 +329,68 @@ def test_what_a_file_says_of_its_use_is_said(t2v, tmp_path):
     _, note = weights.open(t2v, loras=[Lora(file)]).notes
     assert "trigger_phrase in claymation" in note
     assert lora.located(str(tmp_path)) == tmp_path / "a.safetensors"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = sample.main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_a_file_carries_its_loras_and_is_made_again_with_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights.save("tiny", tiny.bundle(), dtype="float32")
+    (tmp_path / "other").mkdir()
+    for place, seed in (("a", 0), ("b", 1), ("other/a", 2)):
+        made = matrices(tiny.MODEL.dit, seed=seed)
+        written(tmp_path / f"{place}.safetensors", kohya(made))
+    asked = ["--prompt", "a red circle", "--frames", 1, "--model", "tiny", "--quality", 90]
+    both = ["--lora", "a.safetensors:0.5", "--lora=b.safetensors"]
+    code, _, err = run(capsys, *asked, *both, "--out", "a.png")
+    assert code == 0
+    assert "note: a.safetensors:0.5 changes 9 of the 9 modules that it names." in err
+    assert err.count("b.safetensors:1 changes") == 1
+    used = media.read_metadata("a.png")["loras"]
+    assert [(each["name"], each["scale"]) for each in used] == [
+        ("a.safetensors", 0.5),
+        ("b.safetensors", 1),
+    ]
+    again = ["--like", "a.png", "--model", "tiny", "--out"]
+    assert run(capsys, *again, "again.png")[0] == 0
+    assert pathlib.Path("again.png").read_bytes() == pathlib.Path("a.png").read_bytes()
+    assert run(capsys, *asked, "--out", "without.png")[0] == 0
+    pictures = [media.read(name).frames for name in ("a.png", "without.png")]
+    assert (pictures[0] != pictures[1]).any()
+    assert run(capsys, *again, "none.png", "--lora", "none")[0] == 0
+    np.testing.assert_array_equal(media.read("none.png").frames, pictures[1])
+    shutil.copy("other/a.safetensors", "a.safetensors")
+    code, out, err = run(capsys, *again, "c.png")
+    assert (code, out) == (2, "")
+    assert "made from another a.safetensors than the one that is here" in err
+    code, out, err = run(capsys, *asked, "--lora", "b.safetensors", "--out", "b.safetensors")
+    assert code == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_bad_loras_are_one_line_before_anything_is_made(tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    wide = pair("blocks.0.self_attn.q", 48, 48)
+    written(tmp_path / "wide.safetensors", wide)
+    (tmp_path / "a.ckpt").write_bytes(b"x")
+    for given, said in (
+        ("wide.safetensors", "its width is 48, this model's 256"),
+        ("a.ckpt", "a.ckpt is a pickle"),
+        ("gone.safetensors:0.5", "gone.safetensors is missing"),
+        ("wide.safetensors:much", "'much' is no scale"),
+        ("wide.safetensors@low", "wide.safetensors"),
+    ):
+        code, out, err = run(capsys, "--prompt", "a red circle", "--lora", given, *more)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_four_steps_of_a_distilled_lora_are_at_its_times(t2v):
+    pipe = vjax.load(t2v)
+    asked = vjax.text("a red circle", size=(64, 64), frames=5)
+    _, method = pipe.check(asked, steps=4, guidance=1, solver="euler", shift=5)
+    np.testing.assert_allclose(1000 * method.times, [1000, 937.5, 833.3333, 625, 0], rtol=1e-6)
+    assert method.told is None  # the network sees them as they are

@@ -50,7 +50,7 @@ def write(metadata, path="made.png") -> str:
 
 def test_a_recipe_is_read_as_it_was_stored(here):
     found = recipe.read(write(GOOD))
-    assert found.stored() == GOOD | {"rewritten": None}  # which older files lack
+    assert found.stored() == GOOD | {"rewritten": None, "loras": ()}  # which older files lack
     assert found.model == Model("tiny", "0123456789abcdef")
 
 
@@ -98,6 +98,8 @@ def changed(path: str, value) -> dict:
         ("dtype", 3, "dtype must be a text"),
         ("shift", None, "shift is missing"),
         ("x\x1b[2J" * 9, "y", "unknown field"),
+        ("loras", [{"name": "../a", "sha256": SHA, "scale": 1.0}], "not given by its name"),
+        ("loras", [{"name": "a", "sha256": SHA, "scale": "1"}], r"loras\.0\.scale must be"),
     ],
 )
 def test_settings_that_anybody_may_have_written_are_refused_in_a_line(path, value, words, here):

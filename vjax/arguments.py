@@ -7,8 +7,9 @@ import difflib
 import pathlib
 from typing import Any
 
-from vjax import styles, validation, verbs
+from vjax import loras, styles, validation, verbs
 from vjax.config import ConfigError, MeshConfig
+from vjax.loras import Lora
 from vjax.order import SAMPLING, Order
 from vjax.timeline import RequestError
 from vjax.verbs import Option, Request
@@ -20,6 +21,10 @@ def _named(text: str) -> str:
     if not text:
         raise RequestError("a name is needed after it.")
     return text
+
+
+def _lora(text: str) -> Lora | None:
+    return None if text == "none" else loras.parse(text)
 
 
 # What every verb takes on the command line beside its own fields.
@@ -44,6 +49,13 @@ OPTIONS = {
         "one that ships in the package, a directory, or an id of the Hugging Face hub",
         "NAME|DIR|ID",
         _named,
+    ),
+    "lora": Option(
+        "a LoRA file to use with it, by 0.8, say; may be given again; FILE@high, FILE@low: one of "
+        "two experts, else both; distilled ones want --steps 4 --guidance 1 --solver euler "
+        "--shift 5; none: without those of --like",
+        "FILE[:SCALE]",
+        _lora,
     ),
     "dtype": Option("float32 or bfloat16; default: as fits model and machine", "TYPE"),
     "mesh.data": Option("so many devices share the two branches of guidance", "N", int),
@@ -109,7 +121,8 @@ def _parser(kind: type[Request]) -> _Parser:
         _add(what, "draft", Option("write a board to edit, of what LINE says, instead", "LINE"))
     for name, option in OPTIONS.items():
         early, late = name in EARLY, name in ("out", "quality", "like")
-        _add(what if early else where if late else how, name, option)
+        action = "append" if name == "lora" else "store"
+        _add(what if early else where if late else how, name, option, action=action)
     for name, option in FLAGS.items():
         where.add_argument(_dashed(name), help=option.help, action="store_true")
     return parser
@@ -270,6 +283,8 @@ def parse(arguments: list[str]) -> Order:
             values["prompt"] = (recipe.rewritten or {}).get("of") or values.get("prompt", "")
         elif "caption" in settings and written:
             values.pop("prompt", None)
+        if "lora" not in settings:
+            settings["lora"] = recipes.find_loras(recipe, like)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "quality", *SAMPLING)}
         settings = {**again, "recipe": recipe, **settings}
     asked = settings.get("caption") or settings.get("upsample")
@@ -282,6 +297,10 @@ def parse(arguments: list[str]) -> Order:
         values["prompt"] = ""
     if "prompt" not in values and verbs.needs(kind, "prompt"):
         raise RequestError('Say what to make: --prompt "a red circle moves right".')
+    if None in (given := settings.pop("lora", ())):
+        if len(given) > 1:
+            raise RequestError("--lora none stands alone: name files, or none.")
+        given = ()
     first = kind.read(values)
     mesh = {n: settings.pop(n) for n in list(settings) if n.startswith("mesh.")}
     if mesh:
@@ -289,7 +308,9 @@ def parse(arguments: list[str]) -> Order:
     requests = [first, *(dataclasses.replace(first, prompt=prompt) for prompt in prompts[1:])]
     sampling = {name: settings.pop(name) for name in SAMPLING if name in settings}
     reads = tuple(filter(None, [file, own, like]))
-    return Order(requests=tuple(requests), sampling=sampling, reads=reads, **settings)
+    return Order(
+        requests=tuple(requests), sampling=sampling, lora=tuple(given), reads=reads, **settings
+    )
 
 
 def _places(kind: type[Request], words: list[str]) -> dict[str, Any]:

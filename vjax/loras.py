@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from vjax.timeline import RequestError
 
@@ -28,7 +28,7 @@ class Lora:
 
     file: str
     scale: float = 1.0
-    expert: str | None = None
+    expert: Literal["high", "low"] | None = None
 
     def __str__(self) -> str:
         expert = f"@{self.expert}" if self.expert else ""
@@ -55,7 +55,8 @@ def parse(text: str) -> Lora:
         raise RequestError(
             f"{scale[:40]!r} is no scale of a LoRA: write FILE:0.8, FILE@high:0.8 or FILE@low."
         )
-    return Lora(found["file"], number, found["expert"])
+    expert: Any = found["expert"]
+    return Lora(found["file"], number, expert)
 
 
 def of(given: Any) -> tuple[Lora, ...]:

@@ -28,6 +28,7 @@ from vjax import (
 )
 from vjax import video as media
 from vjax.config import MeshConfig
+from vjax.convert import lora, merging
 from vjax.order import SAMPLING, Order
 from vjax.parallel import cluster, rules
 from vjax.parallel import mesh as meshes
@@ -104,7 +105,9 @@ def planned(order: Order) -> tuple[str, Plan, Callable[[], list[Rewritten]] | No
     first: Any = order.requests[0]  # every verb has a prompt
     if order.caption is not None:
         first = dataclasses.replace(first, prompt=rewriting.UNSAID)
+    said = merging.check(config, order.lora)
     plan = planning.plan(first.timeline(), config, weights.tokenizer_of(name, config))
+    plan = dataclasses.replace(plan, notes=(*plan.notes, *said))
     return name, plan, rewriting.asked(order, plan.timeline, config)
 
 
@@ -116,7 +119,7 @@ def _work(
     model: Model,
     named: Mapping[Any, Any],
 ) -> Work:
-    bundle = weights.open(name)
+    bundle = weights.open(name, loras=order.lora)
     mesh = order.mesh or _mesh(bundle, plan, order)
     dtype = order.dtype or bundle.dtype or stages.usual_dtype()
     need = memory.needed(bundle.config, plan, dtype, order.sampling.get("guidance") != 1, mesh)
@@ -125,7 +128,9 @@ def _work(
     sound = None
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
-    notes: dict[str, None] = dict.fromkeys(need.said())
+    notes: dict[str, None] = dict.fromkeys([*bundle.notes, *need.said()])
+    used = tuple(map(recipe.applied, order.lora))
+    inputs = [*named, *order.reads, *(lora.located(each.file) for each in order.lora)]
     if pipe.mesh is not None:
         notes.update(dict.fromkeys(rules.undivided(bundle.params, pipe.mesh)))
     for index, request in enumerate(order.requests):
@@ -160,6 +165,7 @@ def _work(
                 platform=jax.default_backend(),
                 jax=jax.__version__,
                 rewritten=rewritten,
+                loras=used,
                 **{option: getattr(method.config, option) for option in SAMPLING},
             )
             if order.recipe is not None:
@@ -175,7 +181,7 @@ def _work(
             else:
                 path = _numbered(order, len(jobs))
             taken.add(path)
-            writer, said = _writer(order, path, plan, sound, made, [*named, *order.reads])
+            writer, said = _writer(order, path, plan, sound, made, inputs)
             notes.update(dict.fromkeys(said))
             jobs.append(Job(plan, seed, writer))
     if processes.index:
@@ -254,6 +260,7 @@ def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, An
         "the other prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],
         **{name: bool(getattr(order, name)) for name in ("upsample", "caption")},
         "the model": dataclasses.asdict(model),
+        "LoRA files": [dataclasses.asdict(recipe.applied(each)) for each in order.lora],
         **{name: getattr(order, name) for name in ("seed", "variations", "dtype")},
         **order.sampling,
         "mesh": dataclasses.asdict(order.mesh) if order.mesh else None,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vjax.config import MeshConfig
+from vjax.loras import Lora
 from vjax.verbs import Request
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Order:
         variations: so many files of each request, with seeds `seed`, `seed` + 1, ….
         mesh: how devices share the work; None: as fits them and what is made.
         model: None: that of the recipe, or the default.
+        lora: files that the model is used with.
         out: None: a name that says what was made. Where there are several, they are numbered.
         overwrite: whether an existing file may be replaced.
         upsample: how prompts are rewritten: `template`, or the URL of a chat endpoint.
@@ -41,6 +43,7 @@ class Order:
     variations: int = 1
     mesh: MeshConfig | None = None
     model: str | None = None
+    lora: Sequence[Lora] = ()
     dtype: str | None = None
     out: str | None = None
     quality: int | None = None

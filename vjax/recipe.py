@@ -11,11 +11,13 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 from vjax import characters, hub, validation, verbs, weights
 from vjax.config import Bounds, ConfigError
+from vjax.convert import lora
+from vjax.loras import Lora
 from vjax.timeline import RequestError
 from vjax.verbs import Request
 
@@ -26,6 +28,16 @@ class Model:
 
     name: str
     weights: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """A LoRA file that a model was used with: its name and content, its scale and its expert."""
+
+    name: str
+    sha256: str
+    scale: float
+    expert: Literal["high", "low"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +64,7 @@ class Recipe:
     platform: str
     jax: str
     rewritten: dict | None = None
+    loras: tuple[Applied, ...] = ()
 
     def stored(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -72,6 +85,8 @@ def read(path: str) -> Recipe:
         raise RequestError(f"{path} holds no vjax settings, so it cannot be made again.")
     try:
         recipe = validation.from_dict(Recipe, stored)
+        for each in recipe.loras:
+            _checked_name({"name": each.name, "sha256": each.sha256})
         verbs.from_json(recipe.request, lambda value: pathlib.PurePath(_checked_name(value)))
     except (ConfigError, RequestError) as error:
         raise RequestError(f"The settings in {path} cannot be used: {error}") from error
@@ -116,7 +131,38 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find(value: Any, file: str) -> pathlib.Path:
+def applied(given: Lora) -> Applied:
+    """What stands for a LoRA file. Raises BundleError."""
+    file = lora.located(given.file)
+    try:
+        return Applied(file.name, _content(file), given.scale, given.expert)
+    except OSError as error:
+        raise weights.BundleError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _content(path: pathlib.Path) -> str:
+    """The SHA-256 of a LoRA file, and of the settings beside it where it has those."""
+    settings = lora.beside(path)
+    digests = [sha256(each) for each in (path, settings) if each is not None]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def find_loras(recipe: Recipe, file: str) -> tuple[Lora, ...]:
+    """The LoRA files of a recipe: beside `file`, which has it, or where we are.
+
+    Raises:
+        RequestError: there is none of that name and content.
+    """
+    found = []
+    for each in recipe.loras:
+        path = find({"name": each.name, "sha256": each.sha256}, file, _content)
+        found.append(Lora(str(path), each.scale, each.expert))
+    return tuple(found)
+
+
+def find(value: Any, file: str, content: Callable[[pathlib.Path], str] = sha256) -> pathlib.Path:
     """The file that a recipe names: beside `file`, which has the recipe, or where we are.
 
     A character's picture may be in the library too.
@@ -128,7 +174,7 @@ def find(value: Any, file: str) -> pathlib.Path:
     for path in _places(name, file):
         if path.is_file() or path.is_dir():
             there = True
-            if sha256(path) == value["sha256"]:
+            if content(path) == value["sha256"]:
                 return path
     if there:
         raise RequestError(

@@ -177,6 +177,12 @@ def located(name: str) -> pathlib.Path:
     return path
 
 
+def beside(file: pathlib.Path) -> pathlib.Path | None:
+    """peft's settings of a LoRA file, which say its alpha."""
+    settings = file.parent / SETTINGS
+    return settings if file.name == FILES[1] and settings.is_file() else None
+
+
 def _layers(file: pathlib.Path) -> tuple[dict[tuple[bool, str], dict[str, Tensor]], bool]:
     """The parts that a file has of each layer, and whether it is for both experts.
 
@@ -354,18 +360,18 @@ def _ends(name: str, pattern: str) -> bool:
 def _adapter(file: pathlib.Path) -> Mapping[str, Any]:
     """peft's settings of an adapter: in the file, as diffusers saves them, or beside it."""
     stored = tensors.metadata(file).get("lora_adapter_metadata")
-    beside = file.parent / SETTINGS
+    settings = beside(file)
     try:
         if stored is not None:
             found = json.loads(stored)
             # Each has the name of its network before it.
             return {re.sub(r"^transformer(_2)?\.", "", key): value for key, value in found.items()}
-        if file.name == FILES[1] and beside.is_file():
-            if beside.stat().st_size > _LONGEST_JSON:
+        if settings is not None:
+            if settings.stat().st_size > _LONGEST_JSON:
                 raise ValueError("it is too long")
-            return dict(json.loads(beside.read_text(encoding="utf-8")))
+            return dict(json.loads(settings.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        where = file if stored is not None else beside
+        where = file if stored is not None else settings
         raise BundleError(f"The settings in {where} cannot be read: {error}.") from error
     return {}
 
