@@ -276,7 +276,9 @@ def test_any_text_is_a_prompt(prompt, bundle, here, capsys):
 def test_prompts_of_a_file_are_made_by_one_model(bundle, here, capsys, monkeypatch):
     loads = []
     load = weights.open
-    monkeypatch.setattr(weights, "open", lambda *given: loads.append(given) or load(*given))
+    monkeypatch.setattr(
+        weights, "open", lambda *given, **more: loads.append(given) or load(*given, **more)
+    )
     (here / "prompts.txt").write_bytes("a red circle\r\n\n  a blue circle \n".encode("utf-8-sig"))
     arguments = ["--model", bundle, "--prompts", "prompts.txt", "--variations", 2, "--frames", 1]
     code, out, err = run(capsys, *arguments)

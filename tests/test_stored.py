@@ -12,6 +12,7 @@ from vjax import stored, weights
 from vjax.config import MeshConfig
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
+from vjax.stages import Stages
 from vjax.weights import BundleError
 
 MESHES = [None, MeshConfig(data=1, fsdp=2, tensor=2), MeshConfig(data=2, fsdp=2, context=2)]
@@ -114,3 +115,20 @@ def test_a_file_that_is_cut_after_it_was_checked_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(BundleError, match=r"safetensors ends within"):
         stored.put(params["dit"], None)
+
+
+def test_published_weights_are_half_but_for_what_is_used_in_float32(tmp_path):
+    name = tiny_wan.write(tmp_path / "model", "skyreels", dtype="float32")
+    found = Stages(weights.open(name))
+    assert found.dtype == jnp.bfloat16
+    dit = weights.flatten(found.params["dit"])
+    exact = {key for key, x in dit.items() if x.dtype == jnp.float32}
+    assert {x.dtype for key, x in dit.items() if key not in exact} == {jnp.dtype("bfloat16")}
+    assert exact == {
+        key
+        for key in dit
+        if key.startswith("time_embed.") or any(word in key for word in ("norm", "modul", "rate_e"))
+    }
+    assert {x.dtype for x in jax.tree.leaves(found.params["vae"])} == {jnp.dtype("float32")}
+    whole = Stages(weights.open(name), dtype="float32")
+    assert {x.dtype for x in jax.tree.leaves(whole.params)} == {jnp.dtype("float32")}

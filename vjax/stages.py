@@ -1,6 +1,7 @@
 """The three networks of a loaded model, each stage a jitted function that can be called alone."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,23 @@ from vjax.stored import Stored
 from vjax.tiles import tiled
 from vjax.timeline import RequestError
 
+# Small, and used in float32 whatever else is computed in.
+_EXACT = r"(^|\.)(\w*norm\w*|\w*modulation|time_embed|rate_embed|relative_bias)(\.|$)"
+
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _cast(params, dtype):
-    return rules.pinned(jax.tree.map(lambda x: x.astype(dtype), params))
+    return rules.pinned(
+        jax.tree.map_with_path(lambda path, x: x.astype(_kept_as(path, dtype)), params)
+    )
+
+
+def _kept_as(path, dtype: np.dtype) -> np.dtype:
+    """The type of a parameter where its network computes in `dtype`."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    return jnp.dtype(jnp.float32) if re.search(_EXACT, name) else dtype
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -123,7 +135,8 @@ def _on_mesh(stage: Callable) -> Callable:
     return run
 
 
-def _as(dtype: np.dtype, x: Any) -> Any:
+def _as(dtype: np.dtype, path, x: Any) -> Any:
+    dtype = _kept_as(path, dtype)
     if not isinstance(x, Stored):
         return np.asarray(x, dtype)
     x = x.astype(dtype)
@@ -144,7 +157,7 @@ class Stages:
             heads. None: one device does it all. Parameters that lie on its devices already are
             cast there; samples that such a mesh cannot share are then made by all of it alike.
         dtype: in which the DiT and the text encoder compute: "float32" or "bfloat16"; None:
-            bfloat16 on accelerators and for published weights, else float32. The VAE, times,
+            bfloat16 on accelerators and for published weights, else float32. The VAE, norms, times,
             noise, latents between steps and what stages take and give are float32: a frame has
             more levels than bfloat16 has digits. Within the VAE's products factors are rounded as
             the machine does.
@@ -183,7 +196,7 @@ class Stages:
             self.params = {name: tree for each in cast for name, tree in each.items()}
             return
         params = {
-            network: jax.tree.map(functools.partial(_as, kept[network]), params)
+            network: jax.tree.map_with_path(functools.partial(_as, kept[network]), params)
             for network, params in bundle.params.items()
         }
         # What does not fit at once takes turns: the text encoder, which can be the largest, with
