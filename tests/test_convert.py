@@ -253,6 +253,21 @@ def test_a_fingerprint_is_of_every_tensor(t2v):
     assert weights.fingerprint(str(t2v)) != first
 
 
+def test_a_fingerprint_tells_two_experts_apart(tmp_path):
+    name = tiny_wan.write(tmp_path / "a14b", "a14b")
+    first = weights.fingerprint(name)
+    one, other = (
+        tmp_path / "a14b" / folder / "diffusion_pytorch_model.safetensors"
+        for folder in ("transformer", "transformer_2")
+    )
+    one.rename(tmp_path / "kept")
+    other.rename(one)
+    (tmp_path / "kept").rename(other)
+    swapped = weights.fingerprint(name)
+    change(tmp_path / "a14b" / "model_index.json", boundary_ratio=0.8)
+    assert len({first, swapped, weights.fingerprint(name)}) == 3
+
+
 def test_a_loaded_directory_is_saved_as_a_bundle(t2v, tmp_path):
     loaded = weights.load(str(t2v))
     weights.save(tmp_path / "bundle", loaded, dtype="float32")
