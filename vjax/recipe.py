@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from vjax import characters, hub, validation, verbs, weights
 from vjax.config import Bounds, ConfigError
-from vjax.convert import lora
+from vjax.convert import alphas, lora
 from vjax.loras import Lora
 from vjax.timeline import RequestError
 from vjax.verbs import Request
@@ -142,7 +142,7 @@ def applied(given: Lora) -> Applied:
 
 def _content(path: pathlib.Path) -> str:
     """The SHA-256 of a LoRA file, and of the settings beside it where it has those."""
-    settings = lora.beside(path)
+    settings = alphas.beside(path)
     digests = [sha256(each) for each in (path, settings) if each is not None]
     if len(digests) == 1:
         return digests[0]

@@ -8,21 +8,23 @@ import collections
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from vjax import convert, tensors
 from vjax.config import DiTConfig
-from vjax.convert import wan
+from vjax.convert import alphas, wan
+from vjax.convert.alphas import Alphas
 from vjax.tensors import BundleError, Tensor
 
-FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers', peft's
-SETTINGS = "adapter_config.json"  # peft's, beside its file
-_LONGEST_JSON = 2**20  # bytes
+FILES = ("pytorch_lora_weights.safetensors", alphas.ADAPTER)  # diffusers', peft's
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIX = re.compile(
     r"(?:base_model\.model\.|diffusion_model\.|(?P<low>transformer_2\.)|transformer\.|pipe\.|dit\.|"
@@ -127,7 +129,7 @@ def read(name: str, config: DiTConfig, scale: float) -> Found:
     file = located(name)
     layers, low = _layers(file)
     spellings, sources = _spellings(config), _shapes(config)
-    scales = _Scales(file)
+    scales = Alphas(file)
     changes: dict[str | None, dict[str, Change]] = collections.defaultdict(dict)
     left_out, misfits, applied = [], [], 0
     for key, parts in layers.items():
@@ -177,10 +179,48 @@ def located(name: str) -> pathlib.Path:
     return path
 
 
-def beside(file: pathlib.Path) -> pathlib.Path | None:
-    """peft's settings of a LoRA file, which say its alpha."""
-    settings = file.parent / SETTINGS
-    return settings if file.name == FILES[1] and settings.is_file() else None
+def save(
+    file: str | os.PathLike,
+    config: DiTConfig,
+    matrices: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    alpha: float | None = None,
+) -> None:
+    """Writes a LoRA as diffusers does, which it and `read` load again.
+
+    Args:
+        matrices: by the dotted names of our kernels, two of which alpha / rank times the product is
+            added to each: [in, rank] and [rank, out], with the axis of layers before where those
+            are stacked.
+        alpha: None: the rank. Tools that read no header take it for that.
+
+    Raises:
+        BundleError: the file cannot be written.
+    """
+    sources, found, ranks = convert.sources(config, own=True), {}, {}
+    for name, (down, up) in matrices.items():
+        source = sources[name]
+        pairs = zip(down, up, strict=True) if source.stacked else [(down, up)]
+        for published, (a, b) in zip(source.names, pairs, strict=True):
+            layer = published.removesuffix(".weight")
+            a = source.way.theirs(np.asarray(a))
+            b = np.asarray(b).T.reshape(-1, len(a), *(1,) * (a.ndim - 2))
+            ranks[layer] = len(a)
+            found[f"transformer.{layer}.lora_A.weight"] = np.ascontiguousarray(a)
+            found[f"transformer.{layer}.lora_B.weight"] = np.ascontiguousarray(b)
+    rank = max(ranks.values())
+    settings = {
+        "r": rank,
+        "lora_alpha": rank if alpha is None else alpha,
+        "rank_pattern": {layer: each for layer, each in ranks.items() if each != rank},
+        "target_modules": sorted(ranks),
+    }
+    if alpha is None:
+        settings["alpha_pattern"] = settings["rank_pattern"]
+    said = json.dumps({f"transformer.{key}": value for key, value in settings.items()})
+    try:
+        save_file(found, file, {"format": "pt", alphas.METADATA: said})
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{file} cannot be written: {error}.") from error
 
 
 def _layers(file: pathlib.Path) -> tuple[dict[tuple[bool, str], dict[str, Tensor]], bool]:
@@ -269,7 +309,7 @@ def _changes(
     known: str,
     parts: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
-    scales: "_Scales",
+    scales: Alphas,
     strength: float,
 ) -> dict[str, Change | Misfit]:
     """What is added to the weight and the bias of a layer.
@@ -294,7 +334,7 @@ def _changes(
             raise BundleError(
                 f"{file}: {up.name} {up.shape} and {down.name} {down.shape} have no rank in common."
             )
-        factor = strength * scales.of(layer, known, rank, parts.get("alpha"))
+        factor = strength * scales.over(layer, known, rank, parts.get("alpha"))
         is_, wanted = (up.shape[0], columns), shapes.get(weight)
         if wanted is None:
             return {}
@@ -320,60 +360,6 @@ def _difference(
     if [n for n in tensor.shape if n != 1] != [n for n in wanted if n != 1]:
         return {name: Misfit(name, tensor.shape, wanted)}
     return {name: Change(wanted, scale, tensor)}
-
-
-class _Scales:
-    """alpha / rank of each layer, as the file says it; 1 where it says nothing."""
-
-    def __init__(self, file: pathlib.Path):
-        self._file, self._settings = file, _adapter(file)
-
-    def of(self, layer: str, known: str, rank: int, alpha: Tensor | None) -> float:
-        value = self._said(layer, known) if alpha is None else _number(alpha)
-        if value is None:
-            return 1.0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-            raise BundleError(f"{self._file}: the alpha of {layer} is {value!r}, which is none.")
-        by_root = alpha is None and self._settings.get("use_rslora")
-        return value / (math.sqrt(rank) if by_root else rank)
-
-    def _said(self, layer: str, known: str) -> Any:
-        """peft's alpha of a layer, for which a pattern may have its own."""
-        for pattern, alpha in (self._settings.get("alpha_pattern") or {}).items():
-            if _ends(layer, pattern) or _ends(known, pattern):
-                return alpha
-        return self._settings.get("lora_alpha")
-
-
-def _number(alpha: Tensor) -> float:
-    if math.prod(alpha.shape) != 1 or alpha.dtype not in tensors.NUMBERS:
-        raise BundleError(f"{alpha.file}: {alpha.name} must be one number.")
-    return float(alpha.read().reshape(()))
-
-
-def _ends(name: str, pattern: str) -> bool:
-    """Whether peft would take a pattern for this layer."""
-    pattern = pattern.removeprefix("^")
-    return name == pattern or name.endswith(f".{pattern}")
-
-
-def _adapter(file: pathlib.Path) -> Mapping[str, Any]:
-    """peft's settings of an adapter: in the file, as diffusers saves them, or beside it."""
-    stored = tensors.metadata(file).get("lora_adapter_metadata")
-    settings = beside(file)
-    try:
-        if stored is not None:
-            found = json.loads(stored)
-            # Each has the name of its network before it.
-            return {re.sub(r"^transformer(_2)?\.", "", key): value for key, value in found.items()}
-        if settings is not None:
-            if settings.stat().st_size > _LONGEST_JSON:
-                raise ValueError("it is too long")
-            return dict(json.loads(settings.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        where = file if stored is not None else settings
-        raise BundleError(f"The settings in {where} cannot be read: {error}.") from error
-    return {}
 
 
 def _settings(file: pathlib.Path) -> dict[str, str]:
