@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from safetensors.numpy import load_file, save_file
 from tiny_lora import LAYERS, RANK, kohya, matrices, styled, written
 
 import vjax
-from vjax import loras, sample, weights
+from vjax import loras, sample, stored, weights
 from vjax import video as media
+from vjax.config import MeshConfig
 from vjax.convert import lora
 from vjax.loras import Lora
+from vjax.parallel import mesh as meshes
 from vjax.timeline import RequestError
 from vjax.weights import BundleError
 
@@ -192,6 +195,20 @@ def test_a_bundle_of_ours_takes_them_too(tmp_path, dtype):
     assert not q[1].any()
     head = product["proj_out.weight"].T
     np.testing.assert_allclose(difference["head.kernel"], head, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["published", "ours"])
+def test_devices_that_share_a_model_add_their_own_rows(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(stored, "_PIECE", 64)  # a row or two
+    name = str(tmp_path / "model")
+    if kind == "ours":
+        weights.save(name, tiny.bundle(), dtype="int8")
+    else:
+        tiny_wan.write(tmp_path / "model", "t2v")
+    file = written(tmp_path / "a.safetensors", kohya(matrices(weights.read_config(name).dit)))
+    mesh = meshes.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    found = stored.put(weights.open(name, ("dit",), [Lora(file)]).params, mesh)["dit"]
+    same({key: np.asarray(x) for key, x in weights.flatten(found).items()}, dit(name, file))
 
 
 def test_each_expert_takes_its_own(tmp_path):

@@ -131,7 +131,8 @@ class Piece(NamedTuple):
             by_rows = self.scale.shape[0] == self.tensor.shape[0]
             value = value * self.scale.read(rows if by_rows else slice(None)).astype(np.float32)
         if self.added is not None:
-            value = value.astype(np.float32) + self.added(rows)
+            value = value.astype(np.float32)
+            value += self.added(rows)
         return value
 
     def no_number(self) -> BundleError:

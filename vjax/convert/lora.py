@@ -80,14 +80,12 @@ class Change:
         Raises:
             BundleError: the file holds what is no number, or cannot be read.
         """
+        scale = np.float32(self.scale)
         if self.down is None:
-            value = _numbers(self.up).reshape(self.shape)[rows]
-        else:
-            up = _numbers(self.up, rows)
-            down = _numbers(self.down)
-            value = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
-            value = value.reshape(len(up), *self.shape[1:])
-        return np.float32(self.scale) * value
+            return scale * _numbers(self.up).reshape(self.shape)[rows]
+        up, down = _numbers(self.up, rows), scale * _numbers(self.down)
+        value = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+        return value.reshape(len(up), *self.shape[1:])
 
 
 class Misfit(NamedTuple):
