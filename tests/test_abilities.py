@@ -84,6 +84,16 @@ def test_a_first_and_a_last_frame_are_looked_at_and_lie_in_the_channels():
     np.testing.assert_array_equal(video[[0, -1]], [first, last])
 
 
+def test_the_last_frame_stands_still_to_the_end_of_the_grid():
+    first, last = tiny.clip(2)
+    (found,), video = seen("first_last", vjax.bridge(first, last, "a", frames=11))
+    assert len(video) == 11
+    masks = np.asarray(found.inputs["channels"][0, :, 0, 0, :4])
+    assert masks[1:].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]]
+    both = pipe("first_last").look(np.stack([first, last]))
+    np.testing.assert_allclose(found.inputs["image"][0], both, atol=1e-6)
+
+
 def test_what_one_window_made_the_next_is_told_in_its_channels():
     video = tiny.clip(5)
     found, _ = seen("channels", vjax.extend(video, "a", frames=45))
@@ -124,6 +134,12 @@ def test_references_are_frames_before_all_others():
     assert not control[:2, ..., 4:].any()
     np.testing.assert_allclose(control[2:], plain.inputs["control"][0], atol=1e-6)
     np.testing.assert_array_equal(found.positions[0], [-2, -1, 0, 1, 2])
+    wide = vjax.text("a", frames=9, character=[tiny.clip(1, 16, 32)[0]])
+    (found,), _ = seen("control", wide)
+    whole = np.full((1, 32, 32, 3), 255, np.uint8)  # on white
+    whole[0, 8:24] = tiny.clip(1, 16, 32)[0]
+    shown = found.inputs["control"][0, 0, ..., :4]
+    np.testing.assert_allclose(shown, encode("control", whole)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["renoise", "per_frame"])

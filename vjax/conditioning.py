@@ -192,17 +192,22 @@ def given_beside(
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
     frames = 1 + ratio * (segment.latents - 1)
     size = (canvas.height // side, canvas.width // side)
-    end = segment.start + frames if segment.cut is None else segment.cut
+    end = canvas.frames if segment.cut is None else segment.cut
 
     def strength(low: int, high: int) -> Float[np.ndarray, "t #H #W 1"]:
-        return canvas.strength(low, high) * rearrange(np.arange(low, high) < end, "t -> t 1 1 1")
+        kept = canvas.strength(min(low, end - 1), min(high, end))
+        return kept[np.minimum(np.arange(high - low), len(kept) - 1)]
 
     def encoded(shown: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "t h w z"]:
-        """Of the frames where pixels of some strength are shown on gray."""
+        """Of the frames where pixels of some strength are shown on gray.
+
+        From the end on the last one stands still.
+        """
 
         def read(numbers: np.ndarray) -> np.ndarray:
             low, high = (segment.start + int(n) for n in (numbers.min(), numbers.max() + 1))
-            pixels = canvas.cut(low, high)[0].astype(np.float32) / 127.5 - 1
+            pixels = canvas.cut(min(low, end - 1), min(high, end))[0].astype(np.float32) / 127.5 - 1
+            pixels = pixels[np.minimum(np.arange(high - low), len(pixels) - 1)]
             gray = np.where(shown(strength(low, high)), pixels, np.float32(0))
             return gray[numbers - numbers.min()]
 

@@ -281,6 +281,8 @@ def _guide(
     frames: int,
     notes: list[str],
 ) -> Guide:
+    from vjax import video as media
+
     notes += anchor.notes
     own = model.fps if anchor.fps is None else anchor.fps
     if not 0.01 <= own <= 1000:
@@ -291,7 +293,13 @@ def _guide(
             f"{frames / fps:g}."
         )
     at = None if anchor.at is None else round(anchor.at * fps, 9)  # a frame, where it is one
-    return Guide(at, _cropped(Reel.of(anchor.pixels), *size, notes), fps / own)
+    frames = Reel.of(anchor.pixels)
+    if model.conditioning == "control" and frames.shape[1:3] != size[::-1]:
+        # As its references are prepared: whole, on white.
+        fitted = frames.mapped(lambda some: media.fit_inside(some, *size))
+    else:
+        fitted = _cropped(frames, *size, notes)
+    return Guide(at, fitted, fps / own)
 
 
 def _check_guides(timeline: Timeline, guides: Sequence[Guide], model: ModelConfig) -> None:

@@ -91,6 +91,7 @@ class Rollout(Stages):
             conditioning.given_beside(plan.canvas, segment, model, self.encode_pixels)
             for plan in plans
         ]
+        inputs = [self._inputs(plan, segment) for plan in plans]
         clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = not conditioning.beside(model)
@@ -104,7 +105,7 @@ class Rollout(Stages):
             conditions = [
                 self._condition(plan, segment, window, count, there, *each)
                 for plan, *each in zip(
-                    plans, latents, given, beside, strength, clips, texts, strict=True
+                    plans, latents, given, beside, inputs, strength, clips, texts, strict=True
                 )
             ]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
@@ -165,6 +166,7 @@ class Rollout(Stages):
         latents,
         given,
         beside,
+        inputs,
         strength,
         clips,
         texts,
@@ -179,9 +181,8 @@ class Rollout(Stages):
             for anchor in window.anchors
         ]
         references = [latent for clip in plan.references for latent in clips[clip]]
-        inputs: dict[str, Any] = {}
         if model.conditioning != "anchors":
-            inputs = self._inputs(plan, segment)
+            inputs = dict(inputs)
             for name, of_segment in beside.items():
                 seen = conditioning.carried_beside(name, of_segment[place], carried, source)
                 inputs[name] = conditioning.references_before(seen, references)
@@ -243,7 +244,8 @@ class Rollout(Stages):
             apart = np.abs(np.array(dit.frame_rates) - plan.fps)
             inputs["frame_rate"] = np.int32(apart.argmin())
         if dit.image_width:
-            last = segment.start + self.config.vae.temporal_ratio * (segment.latents - 1)
+            last = (plan.canvas.frames if segment.cut is None else segment.cut) - 1
+            last = min(last, segment.start + self.config.vae.temporal_ratio * (segment.latents - 1))
             shown = [segment.start, *([last] if dit.image_tokens else [])]
             images = [plan.canvas.cut(frame, frame + 1)[0][0] for frame in shown]
             inputs["image"] = self.look(np.stack(images))

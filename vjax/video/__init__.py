@@ -22,7 +22,7 @@ PyAV and Pillow are imported when a file is read or written, not before.
 
 from vjax.video.clip import Clip, MediaError
 from vjax.video.cuts import cuts_of
-from vjax.video.fitting import fit, fit_levels
+from vjax.video.fitting import fit, fit_inside, fit_levels
 from vjax.video.formats import check_writable, holds_sound, is_exact
 from vjax.video.masks import Mask, read_mask, share, white
 from vjax.video.metadata import read_metadata
@@ -46,6 +46,7 @@ __all__ = [
     "cuts_of",
     "exact_rate",
     "fit",
+    "fit_inside",
     "fit_levels",
     "free_path",
     "holds_sound",

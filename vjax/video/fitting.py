@@ -31,6 +31,19 @@ def fit(
     return fitted
 
 
+def fit_inside(
+    frames: UInt8[np.ndarray, "T H W 3"], width: int, height: int
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Scales frames (Lanczos, antialiased) to lie in a size as a whole, in the middle of white."""
+    source_height, source_width = frames.shape[1:3]
+    scale = min(width / source_width, height / source_height)
+    inner = max(1, int(source_width * scale)), max(1, int(source_height * scale))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    placed = np.full((len(frames), height, width, 3), 255, np.uint8)
+    placed[:, top : top + inner[1], left : left + inner[0]] = fit(frames, *inner)
+    return placed
+
+
 def squares(frames: UInt8[np.ndarray, "T H W 3"], side: int) -> UInt8[np.ndarray, "T s s 3"]:
     """The square in the middle of each, as CLIP's processor has it: bicubic, then cropped."""
     from PIL import Image
