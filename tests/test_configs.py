@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from vjax import validation, weights
+from vjax.training import tuning
 from vjax.training.plan import Plan
 from vjax.training.start import TASKS
 
@@ -22,10 +23,14 @@ def test_the_shipped_model_is_one_that_its_config_describes(name):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_bucket_of_a_shipped_config_can_be_trained_and_comes(path, caplog):
     config = validation.load_config(str(path))
-    if config.trains == "dit":
+    kind = TASKS[config.trains]
+    if tuning.tunes(config):
+        kind, tuned = tuning.TuneTask, validation.load_config(str(path.parent / "wan_1_3b.py"))
+        config = dataclasses.replace(config, model=tuned.model)
+    elif config.trains == "dit":
         vae = weights.read_config("default").vae
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vae=vae))
-    task, plan = TASKS[config.trains](config), Plan(config.stages)
+    task, plan = kind(config), Plan(config.stages)
     for bucket in plan.buckets:
         assert bucket.batch % 8 == 0
         task.check(bucket, 8)

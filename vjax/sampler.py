@@ -217,9 +217,9 @@ def finish(condition: Condition, state: Any) -> Float[Array, "B T H W C"]:
 
 
 def own_time(
-    condition: Condition, t: Float[Array, ""] | Float[Array, "B 1 1 1 1"]
+    condition: Condition, t: Float[Array, ""] | Float[Array, "B #T 1 1 1"]
 ) -> Float[Array, "B T #H #W 1"]:
-    """τ of each token while the clock, one for all or one a sample, says `t`."""
+    """τ of each token while the clock, one for all, a sample or a frame, says `t`."""
     if condition.noise is not None:
         return jnp.broadcast_to(t, (*condition.strength.shape[:2], 1, 1, 1))
     return jnp.minimum(t, 1 - condition.strength)

@@ -30,11 +30,11 @@ _EXACT = r"(^|\.)(\w*norm\w*|\w*modulation|time_embed|rate_embed|relative_bias)(
 @functools.partial(jax.jit, static_argnames="dtype")
 def _cast(params, dtype):
     return rules.pinned(
-        jax.tree.map_with_path(lambda path, x: x.astype(_kept_as(path, dtype)), params)
+        jax.tree.map_with_path(lambda path, x: x.astype(kept_as(path, dtype)), params)
     )
 
 
-def _kept_as(path, dtype: np.dtype) -> np.dtype:
+def kept_as(path, dtype: np.dtype) -> np.dtype:
     """The type of a parameter where its network computes in `dtype`."""
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return jnp.dtype(jnp.float32) if re.search(_EXACT, name) else dtype
@@ -136,7 +136,7 @@ def _on_mesh(stage: Callable) -> Callable:
 
 
 def _as(dtype: np.dtype, path, x: Any) -> Any:
-    dtype = _kept_as(path, dtype)
+    dtype = kept_as(path, dtype)
     if not isinstance(x, Stored):
         return np.asarray(x, dtype)
     x = x.astype(dtype)

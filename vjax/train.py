@@ -47,7 +47,7 @@ class NotFinite(RuntimeError):
 
 
 def train(config: RunConfig) -> pathlib.Path:
-    """Runs the training to its end and returns the directory of the bundle.
+    """Runs the training to its end and returns the directory of the bundle, or of the LoRA.
 
     Raises:
         ConfigError: the run cannot work, or another process is at it. Nothing was written then.
@@ -95,7 +95,7 @@ def train(config: RunConfig) -> pathlib.Path:
             processes.leave()
             if stopped is not None:
                 raise stopped
-        return run_dir / "bundle"
+        return run_dir / begin.task.saves
 
 
 def _run(
@@ -307,16 +307,14 @@ def _due(every: int, done: int, over: bool) -> bool:
 
 
 def _export(begin: Start, run_dir: pathlib.Path, state, frozen) -> None:
-    """Writes the averaged weights as a bundle; all processes call it, since all have parts."""
-    params = meshes.fetch({**frozen, **state["ema"]})
+    """Writes the averaged weights; all processes call it, since all have parts."""
+    task = begin.task
+    params = meshes.fetch(task.whole(frozen, state["ema"]))
     updates = int(state["step"])
     if jax.process_index():
         return
-    config, model = begin.task.config, begin.task.model(params)
-    seed = config.seed
-    origin = f"{config.name}: {updates} updates, seed {seed}, {begin.sources}"
-    model = dataclasses.replace(model, origin=origin)
-    weights.save(run_dir / "bundle", weights.Bundle(model, params, begin.tokenizer))
+    said = f"{task.config.name}: {updates} updates, seed {task.config.seed}, {begin.sources}"
+    task.save(run_dir / task.saves, params, begin.tokenizer, said)
 
 
 def _write_repeat(config: RunConfig, plan: Plan, data, done: int, path: pathlib.Path) -> None:

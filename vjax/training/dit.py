@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from vjax import conditioning, flow, models, pipeline, sampler, timeline, weights
 from vjax.canvas import filled
-from vjax.config import Bucket, ConfigError, DiTLossConfig, RunConfig
+from vjax.config import Bucket, ConfigError, DiTLossConfig, RunConfig, VAEConfig
 from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.parallel import rules
@@ -32,7 +32,7 @@ WHOLE_UP_TO = 2**29
 class DiTTask(Task):
     """Captions and known frames in, the velocity of the rest out."""
 
-    networks = ("dit", "text")
+    networks: ClassVar[tuple[str, ...]] = ("dit", "text")
     reads_captions = True
 
     @classmethod
@@ -58,18 +58,10 @@ class DiTTask(Task):
         The network is asked as the sampler asks it, with a `Condition`. Noise levels, the point
         between data and noise and the target are float32, whatever the networks compute in.
         """
-        model, recipe = self.config.model, self.config.dit_loss
+        model = self.config.model
         known_key, time_key, noise_key = jax.random.split(key, 3)
         clean, condition = self.known(bucket, params, batch, known_key)
-        count, frames, height, width, _ = clean.shape
-        t = flow.sample_times(
-            time_key,
-            (count, 1, 1, 1, 1),
-            tokens=frames * height * width // (model.dit.patch[1] * model.dit.patch[2]),
-            distribution=flow.TimeDistribution(
-                mean=bucket.time_mean, std=recipe.time_std, uniform_share=recipe.time_uniform
-            ),
-        )
+        t = self.times(time_key, bucket, clean.shape)
         noise = jax.random.normal(noise_key, clean.shape)
         tau = sampler.own_time(condition, t)
         velocity = models.velocity(model.dit, params["dit"], self.dtype)
@@ -81,6 +73,19 @@ class DiTTask(Task):
         error = reduce(error, "b t h w c -> b t h w", "mean") * unknown
         per_sample = reduce(error, "b t h w -> b", "sum") / reduce(unknown, "b t h w -> b", "sum")
         return jnp.mean(per_sample), {}
+
+    def times(self, key: Array, bucket: Bucket, shape: tuple[int, ...]) -> Array:
+        """The noise level of each clip, for latents of a shape [B T H W C]."""
+        count, frames, height, width, _ = shape
+        patch, recipe = self.config.model.dit.patch, self.config.dit_loss
+        return flow.sample_times(
+            key,
+            (count, 1, 1, 1, 1),
+            tokens=frames * height * width // (patch[1] * patch[2]),
+            distribution=flow.TimeDistribution(
+                mean=bucket.time_mean, std=recipe.time_std, uniform_share=recipe.time_uniform
+            ),
+        )
 
     def known(
         self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
@@ -97,28 +102,17 @@ class DiTTask(Task):
         """
         model, recipe, dtype = self.config.model, self.config.dit_loss, self.dtype
         prefix_key, anchor_key, box_key, noise_key = jax.random.split(key, 4)
-        vae = models.bind(model.vae, jax.lax.stop_gradient(params["vae"]))
+        encode = encoder(model.vae, params["vae"], dtype)
         video = to_float(batch["video"])
         if bucket.spans:
             video = _halved(video, 1 + model.vae.temporal_ratio * (self._cut(bucket) - 1), axis=1)
-
-        def encode(video: Array) -> Array:
-            # Sampling encodes in float32. With bfloat16 the default model's latents are off by
-            # 0.0085 (root mean square, where theirs is 1), and frames decoded of them by 0.12
-            # levels of 255, where the VAE itself is off by 5 to 8: not worth twice the memory.
-            video = video.astype(dtype)
-            features = video.nbytes // 3 // model.vae.patch_size**2 * model.vae.base_dim
-            devices = rules.count("data", "fsdp", "context")
-            whole = features <= WHOLE_UP_TO * devices
-            moments = vae.encode(video) if whole else vae.encode_stream(video)
-            return vae.normalise(moments[0].astype(jnp.float32))
 
         with jax.named_scope("encode"):
             clean = encode(video)[:, bucket.lead :]
         count, frames, height, width, _ = clean.shape
         with jax.named_scope("text"):
-            encoder = models.bind(model.text, params["text"])
-            text = encoder(batch["ids"], batch["mask"], dtype=dtype)
+            reader = models.bind(model.text, params["text"])
+            text = reader(batch["ids"], batch["mask"], dtype=dtype)
         text_bias = None
         if bucket.spans:
             first = jnp.arange(frames) < self._cut(bucket)
@@ -127,7 +121,7 @@ class DiTTask(Task):
             text_bias = repeat(bias, "t s -> b t s", b=count)
             text = jnp.concatenate([text, jnp.roll(text, 1, axis=0)], axis=1)
 
-        known = _known_prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
+        known = known_prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
         source = clean
         anchors = jnp.zeros((count, 0, *clean.shape[2:]))
         anchor_positions = jnp.zeros((count, 0))
@@ -217,6 +211,24 @@ class DiTTask(Task):
         return super()._side() * max(self.config.model.dit.patch)
 
 
+def encoder(config: VAEConfig, params: models.Params, dtype: Any) -> Callable[[Array], Array]:
+    """Clips [B T H W 3] in [-1, 1] to normalised latents, in float32."""
+    vae = models.bind(config, jax.lax.stop_gradient(params))
+
+    def encode(video: Array) -> Array:
+        # Sampling encodes in float32. With bfloat16 the default model's latents are off by
+        # 0.0085 (root mean square, where theirs is 1), and frames decoded of them by 0.12
+        # levels of 255, where the VAE itself is off by 5 to 8: not worth twice the memory.
+        video = video.astype(dtype)
+        features = video.nbytes // 3 // config.patch_size**2 * config.base_dim
+        devices = rules.count("data", "fsdp", "context")
+        whole = features <= WHOLE_UP_TO * devices
+        moments = vae.encode(video) if whole else vae.encode_stream(video)
+        return vae.normalise(moments[0].astype(jnp.float32))
+
+    return encode
+
+
 def _halved(x: Array, at: int, axis: int) -> Array:
     """Each sample up to a place, and from there on the one before it."""
     head, _ = jnp.split(x, [at], axis=axis)
@@ -224,7 +236,7 @@ def _halved(x: Array, at: int, axis: int) -> Array:
     return jnp.concatenate([head, tail], axis=axis)
 
 
-def _known_prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:
+def known_prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:
     """Which latent frames are known from the start of each sample: [B T], at least one is not."""
     choice_key, length_key = jax.random.split(key)
     choice = jax.random.uniform(choice_key, (count,))

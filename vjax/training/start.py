@@ -6,6 +6,7 @@ from vjax import models, weights
 from vjax.config import ConfigError, RunConfig
 from vjax.tokenizer import Tokenizer
 from vjax.tokenizer import read as read_tokenizer
+from vjax.training import tuning
 from vjax.training.dit import DiTTask
 from vjax.training.resume import check_start
 from vjax.training.task import Task
@@ -34,6 +35,9 @@ def starting_point(config: RunConfig) -> Start:
     if config.trains not in TASKS:
         known = ", ".join(map(repr, TASKS))
         raise ConfigError(f"Unknown trains={config.trains!r}: a run trains one of {known}.")
+    if tuning.tunes(config):
+        tuned = tuning.begin(config)
+        return Start(*tuned, f"started from {weights.fingerprint(str(config.init))}")
     kind, given, tokenizer = TASKS[config.trains], {}, None
     config, frozen = kind.build_on(config)
     if config.init is not None:

@@ -1,6 +1,7 @@
 """What a run trains, in one object: its loss, what it checks, exports and shows of itself."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from vjax import models
+from vjax import models, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
 from vjax.tokenizer import Tokenizer
 from vjax.weights import Bundle
@@ -106,6 +107,27 @@ class Task:
     def model(self, params: models.Params) -> ModelConfig:
         """The config of the bundle that holds these parameters."""
         return self.config.model
+
+    @property
+    def saves(self) -> str:
+        """The directory, in that of the run, which `save` writes."""
+        return "bundle"
+
+    def whole(self, frozen: models.Params, learned: models.Params) -> models.Params:
+        """The parameters that `save` writes."""
+        return {**frozen, **learned}
+
+    def save(
+        self, directory: pathlib.Path, params: models.Params, tokenizer: Tokenizer | None, said: str
+    ) -> None:
+        """Writes what a run has made.
+
+        Args:
+            params: of `whole`, on the host.
+            said: how it was made.
+        """
+        model = dataclasses.replace(self.model(params), origin=said)
+        weights.save(directory, Bundle(model, params, tokenizer))
 
     def preview(self, bundle: Bundle) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, dict]:
         """A video of what the bundle does, where there is something to show, and figures.
