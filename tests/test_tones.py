@@ -22,7 +22,7 @@ def test_a_shade_is_that_of_what_is_given_and_a_detail_that_of_what_is_made():
 def test_where_nothing_is_given_tones_are_those_of_what_is_made():
     made, given = np.full((2, 8, 8, 3), 130, np.uint8), np.zeros((2, 8, 8, 3), np.uint8)
     given[0] = 100
-    rollout._put_back(made, given, np.float32([0.65, 0]).reshape(2, 1, 1, 1), 4.0)
+    rollout._put_back(made, given, np.float32([0.65, 0]).reshape(2, 1, 1, 1), 4.0, True)
     assert made.mean((1, 2, 3)).tolist() == [100, 130]
     words = Timeline("a", enlarges=True, size=(80, 80))
     assert planning.plan(words, tiny.MODEL).blur == 0
