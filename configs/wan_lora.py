@@ -2,11 +2,11 @@
 
 python -m vjax.train configs/wan_lora.py --init=Wan-AI/Wan2.1-T2V-1.3B-Diffusers \
     --data.source=tfds:CLIPS --data.directory=DIRECTORY
-python -m vjax.sample "a prompt" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers \
+python -m vjax.sample --prompt "a prompt" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers \
     --lora runs/wan_lora/lora
 
 The clips have captions, and the frame rate of the model. `--expert=low` trains the second expert of
-a model with two, and `--lora=null` all of the DiT. What is written is a file that diffusers'
+a model with two, and `--lora=None` all of the DiT. What is written is a file that diffusers'
 `load_lora_weights` reads as well.
 """
 
