@@ -29,6 +29,20 @@ class SamplingError(ValueError):
     finished: np.ndarray | None = None
 
 
+@dataclasses.dataclass
+class Known:
+    """What a segment knows of one request, and what its windows have made of it so far."""
+
+    plan: Plan
+    texts: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+    given: Float[np.ndarray, "t h w C"]
+    strength: Float[np.ndarray, "t #h #w 1"]
+    beside: Mapping[str, np.ndarray]  # what the network takes of each latent
+    inputs: Mapping[str, Any]  # and of the whole, by the names of its arguments
+    latents: Float[np.ndarray, "t h w C"]
+    clips: dict[Clip, np.ndarray] = dataclasses.field(default_factory=dict)  # of the last window
+
+
 class Rollout(Stages):
     """Makes the frames of plans that know the same frames, a batch of one or more at once."""
 
@@ -79,35 +93,14 @@ class Rollout(Stages):
         self, plans, segment: Segment, texts, seeds, method, watched, made, source, noise
     ) -> Iterator[np.ndarray]:
         """The frames `first` to `stop` - 1 of a segment, as soon as their latents are there."""
-        model, ratio = self.config, self.config.vae.temporal_ratio
-        known = [
-            conditioning.known_latents(plan.canvas, segment, model, self.encode_pixels)
-            for plan in plans
-        ]
-        latents = np.stack([latents for latents, _ in known])
-        strength = np.stack([strength for _, strength in known])
-        given = [latents for latents, _ in known]
-        beside = [
-            conditioning.given_beside(plan.canvas, segment, model, self.encode_pixels)
-            for plan in plans
-        ]
-        inputs = [self._inputs(plan, segment) for plan in plans]
-        clips: list[dict[Clip, np.ndarray]] = [{} for _ in plans]
+        ratio = self.config.vae.temporal_ratio
+        known = [self._known(*each, segment) for each in zip(plans, texts, strict=True)]
         there = np.zeros(segment.latents, bool)
-        there[: segment.prefix] = not conditioning.beside(model)
+        there[: segment.prefix] = not conditioning.beside(self.config)
         count = max(plan.texts for plan in plans)
         past, decoded = None, 0
         for number, window in enumerate(segment.windows):
-            clips = [
-                self._clips(plan, window, encoded)
-                for plan, encoded in zip(plans, clips, strict=True)
-            ]
-            conditions = [
-                self._condition(plan, segment, window, count, there, *each)
-                for plan, *each in zip(
-                    plans, latents, given, beside, inputs, strength, clips, texts, strict=True
-                )
-            ]
+            conditions = [self._condition(each, segment, window, count, there) for each in known]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
             place = slice(window.start, window.stop)
             if source is not None:  # where nothing is known
@@ -116,13 +109,15 @@ class Rollout(Stages):
             fresh = self._sample(condition, seeds, made + number, method, watched, noise)
             fresh = fresh[:, -(window.stop - window.start) :]  # without references
             new = ~there[place]
-            latents[:, place][:, new] = fresh[:, new]
             there[place] = True
-            if segment.ring:
-                latents[:, : window.start] = latents[:, -window.start :]
-                there[:] = True
+            there |= segment.ring
+            for each, latents in zip(known, fresh, strict=True):
+                each.latents[place][new] = latents[new]
+                if segment.ring:
+                    each.latents[: window.start] = each.latents[-window.start :]
             while decoded < len(there) and there[decoded]:
-                chunk, past = self.decode_next(latents[:, decoded : decoded + 1], past)
+                latents = np.stack([each.latents[decoded : decoded + 1] for each in known])
+                chunk, past = self.decode_next(latents, past)
                 begin = segment.start + (1 + ratio * (decoded - 1) if decoded else 0)
                 low, high = (
                     min(max(n - begin, 0), chunk.shape[1]) for n in (segment.first, segment.stop)
@@ -130,6 +125,14 @@ class Rollout(Stages):
                 if low < high:
                     yield np.array(meshes.readable(chunk)[:, low:high])
                 decoded += 1
+
+    def _known(self, plan: Plan, texts, segment: Segment) -> Known:
+        """What a segment knows of a request before anything of it is made."""
+        model, encode = self.config, self.encode_pixels
+        latents, strength = conditioning.known_latents(plan.canvas, segment, model, encode)
+        beside = conditioning.given_beside(plan.canvas, segment, model, encode)
+        inputs = self._inputs(plan, segment)
+        return Known(plan, texts, latents, strength, beside, inputs, latents.copy())
 
     def _clips(
         self, plan: Plan, window: Window, encoded: Mapping[Clip, np.ndarray]
@@ -157,32 +160,27 @@ class Rollout(Stages):
         return np.pad(latents, [(0, 0), *((0, rest) for rest in beyond), (0, 0)])
 
     def _condition(
-        self,
-        plan: Plan,
-        segment: Segment,
-        window: Window,
-        count,
-        there,
-        latents,
-        given,
-        beside,
-        inputs,
-        strength,
-        clips,
-        texts,
-    ):
-        """What one window knows of one request."""
+        self, known: Known, segment: Segment, window: Window, count: int, there: np.ndarray
+    ) -> sampler.Condition:
+        """What one window knows of one request.
+
+        Args:
+            count: of the texts that there is room for.
+            there: which latents of the segment are known or made.
+        """
         model, ratio = self.config, self.config.vae.temporal_ratio
+        plan, latents, beside = known.plan, known.latents, known.beside
+        known.clips = clips = self._clips(plan, window, known.clips)
         place = slice(window.start, window.stop)
         carried = there[place]
-        source, kept = latents[place].copy(), strength[place].copy()
+        source, kept = latents[place].copy(), known.strength[place].copy()
         later = [
             ((anchor.at - segment.start) / ratio, clips[anchor.clip][anchor.latent])
             for anchor in window.anchors
         ]
         references = [latent for clip in plan.references for latent in clips[clip]]
+        inputs = dict(known.inputs)
         if model.conditioning != "anchors":
-            inputs = dict(inputs)
             for name, of_segment in beside.items():
                 seen = conditioning.carried_beside(name, of_segment[place], carried, source)
                 inputs[name] = conditioning.references_before(seen, references)
@@ -202,7 +200,7 @@ class Rollout(Stages):
             # Its end meets its start, which is made already.
             later += [(plan.frames / ratio + n, latents[n]) for n in range(plan.context)]
         ahead = len(references) if beside else 0
-        text, negative, said = texts
+        text, negative, said = known.texts
         bias, origin, sources = None, None, [plan.timeline.source_prompt]
         if count > 1:
             heard = plan.heard(segment, window)
@@ -221,7 +219,7 @@ class Rollout(Stages):
             sources = [line.source or sources[0]]
         if sources[0]:
             shown = conditioning.in_a_row([said[source] for source in sources], count)
-            origin = given[place], shown
+            origin = known.given[place], shown
         return conditioning.condition(
             source,
             kept,
