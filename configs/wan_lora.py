@@ -1,13 +1,15 @@
-"""A LoRA on a published text-to-video model, whose networks the run reads as they are.
+"""A LoRA on a published model, whose networks the run reads as they are.
 
 python -m vjax.train configs/wan_lora.py --init=Wan-AI/Wan2.1-T2V-1.3B-Diffusers \
     --data.source=tfds:CLIPS --data.directory=DIRECTORY
 python -m vjax.sample --prompt "a prompt" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers \
     --lora runs/wan_lora/lora
 
-The clips have captions, and the frame rate of the model. `--expert=low` trains the second expert of
-a model with two, and `--lora=None` all of the DiT. What is written is a file that diffusers'
-`load_lora_weights` reads as well.
+The clips have captions, and the frame rate of the model. Known frames, other ones of each clip, are
+shown to the DiT as its sampler shows them; buckets for VACE may have `boxes` and `references`.
+`--expert=low` trains the second expert of a model with two, and `--lora=None` all of the DiT. A
+bundle is tuned in the same way. What is written is a file that diffusers' `load_lora_weights` reads
+as well, or a bundle, which `vjax.export` writes as diffusers reads it.
 """
 
 from vjax.config import (

@@ -4,19 +4,34 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_abilities
+import tiny
 import tiny_wan
 from safetensors.numpy import load_file
 
-from vjax import loras, weights
+import vjax
+from vjax import loras, validation, weights
 from vjax import train as trainer
-from vjax.config import Bucket, ConfigError, Group, LoraConfig, ModelConfig, RunConfig, Stage
+from vjax.config import (
+    Bucket,
+    ConfigError,
+    DiTLossConfig,
+    Group,
+    LoraConfig,
+    ModelConfig,
+    RunConfig,
+    Stage,
+)
 from vjax.data import loader
-from vjax.training import lora, tuning
+from vjax.training import given, lora, tuning
+from vjax.training.dit import DiTTask
 from vjax.training.plan import Plan
 from vjax.training.start import starting_point
 from vjax.training.state import init_state, train_step
+from vjax.video import fitting
 
 SMALL = Bucket(frames=5, height=32, width=32, batch=8)
 LORA = LoraConfig(rank=2, alpha=1.0)
@@ -91,14 +106,107 @@ def test_a_run_writes_its_lora_and_goes_on(tmp_path):
     assert any((x != first[key]).any() for key, x in load_file(file).items())
 
 
-@pytest.mark.parametrize("family", ["ti2v", "a14b", "skyreels"])
+@pytest.mark.parametrize("family", ["ti2v", "a14b", "skyreels", "flf2v", "vace"])
 def test_each_family_learns(tmp_path, family):
     name = tiny_wan.write(tmp_path / family, family)
     side = 64 if family == "ti2v" else 32
-    bucket = dataclasses.replace(SMALL, height=side, width=side)
+    frames = 1 if family == "vace" else 5
+    bucket = dataclasses.replace(SMALL, frames=frames, height=side, width=side)
     _, _, _, metrics = one_step(config(tmp_path / "runs", name, bucket))
     assert np.isfinite(metrics["loss"])
     assert metrics["gradient_norm"] > 0
+
+
+def test_a_model_of_ours_learns_as_it_did(tmp_path):
+    weights.save(tmp_path / "own", tiny.bundle(), "float32")
+    bucket = dataclasses.replace(SMALL, anchors=1, references=1)
+    run = config(tmp_path / "runs", str(tmp_path / "own"), bucket, lora=None)
+    begin = starting_point(run)
+    params = {**begin.frozen, **begin.given}
+    assert begin.task.trained == ("dit",) == tuple(begin.given)
+    batches = loader.batches(
+        begin.task.config, Plan(run.stages), tokenizer=begin.tokenizer, start=0, stop=1
+    )
+    asked = params, next(batches).parts[0][1], jax.random.key(1)
+    made = DiTTask(begin.task.config)  # as in the run that made it
+    programs = [
+        str(jax.make_jaxpr(lambda *each, task=task: task.loss(bucket, *each))(*asked))
+        for task in (begin.task, made)
+    ]
+    assert programs[0] == programs[1]
+    begin.task.save(tmp_path / "tuned", params, begin.tokenizer, "so")
+    tuned, whole = weights.load(str(tmp_path / "tuned")), weights.load(str(tmp_path / "own"))
+    assert dataclasses.replace(tuned.config, name="tiny", origin="") == whole.config
+    assert set(tuned.params) == set(whole.params)
+
+
+REGION = np.zeros((32, 32), bool)
+REGION[:12] = True  # is made anew
+
+
+@pytest.mark.parametrize(
+    ("kind", "ask", "known"),
+    [
+        ("channels", lambda clip: vjax.animate(clip[0], "a", frames=9), [0]),
+        ("first_last", lambda clip: vjax.infill(clip, "a", keep=[(0, 1), (8, 9)]), [0, 8]),
+        ("control", lambda clip: vjax.infill(clip, "a", keep=[(0, 2), (7, 9)]), [0, 1, 7, 8]),
+        ("control", lambda clip: vjax.inpaint(clip, "a", mask=REGION, character=[*clip[2:4]]), []),
+    ],
+)
+def test_a_network_is_shown_what_the_sampler_shows_it(monkeypatch, kind, ask, known):
+    clip, pipe = tiny.clip(9), test_abilities.pipe(kind)
+    model, found = pipe.config, []
+
+    def start(condition, *_):
+        found.append(condition)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe, "start", start)
+        with pytest.raises(InterruptedError):
+            pipe(ask(clip))
+    kept = jnp.zeros((1, 9, 1, 1, 1)).at[:, jnp.array(known, int)].set(1)
+    if not known:
+        kept = jnp.broadcast_to(1.0 - REGION[..., None], (1, 9, 32, 32, 1))
+    monkeypatch.setattr(given, "kept", lambda *_: kept)
+
+    def references(key, encode, video, wanted):
+        return encode(video[0, 2:4, None])[None, :, 0]
+
+    monkeypatch.setattr(given, "references", references)
+    bucket = Bucket(frames=9, height=32, width=32, batch=1, references=0 if known else 2)
+    task = tuning.TuneTask(RunConfig("run", "dit", model, ()))
+    ids, mask = tiny.tokenizer(model.text.max_length)(["a"])
+    batch = {"video": clip[None], "ids": ids, "mask": mask}
+    if model.image is not None:
+        batch["images"] = fitting.squares(clip[[0, 8]], model.image.side)[None]
+    sees = jax.jit(lambda params, batch: task.known(bucket, params, batch, jax.random.key(0)))
+    clean, trained = sees(tiny.params(model), batch)
+    (sampled,) = found
+    assert trained.inputs.keys() == sampled.inputs.keys()
+    for name, wanted in sampled.inputs.items():
+        np.testing.assert_allclose(trained.inputs[name], wanted, atol=2e-5, err_msg=name)
+    for name in ("strength", "text", "positions"):
+        np.testing.assert_allclose(getattr(trained, name), getattr(sampled, name), atol=1e-5)
+    assert clean.shape == sampled.source.shape
+    np.testing.assert_allclose(clean[0, -3:], pipe.encode_pixels(clip), atol=2e-5)
+
+
+def test_what_is_known_is_drawn_as_a_model_takes_it():
+    recipe, key = DiTLossConfig(nothing=0.3, first_frame=0.2), jax.random.key(0)
+    bucket = dataclasses.replace(SMALL, frames=9)
+    draws = {}
+    for kind in ("channels", "first_last", "control"):
+        model = test_abilities.pipe(kind).config
+        drawn = np.asarray(given.kept(key, model, recipe, bucket, 256))[..., 0, 0, 0]
+        draws[kind] = {tuple(np.flatnonzero(row).tolist()) for row in drawn}
+    assert draws["channels"] == {tuple(range(n)) for n in range(1, 9)}
+    assert draws["first_last"] == {(0, 8)}
+    assert draws["control"] > {(), (0,), (8,), (0, 8), (0, 1, 2), (6, 7, 8)}
+    assert tuple(range(9)) not in draws["control"]
+    boxes = given.kept(key, model, recipe, dataclasses.replace(bucket, boxes=True), 64)
+    inside = np.asarray(boxes).min(axis=1).reshape(64, -1).mean(axis=1)
+    assert ((inside > 0) & (inside < 1)).mean() > 0.5
 
 
 def test_times_are_those_of_the_expert(tmp_path):
@@ -128,3 +236,35 @@ def test_what_cannot_be_tuned_is_said(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             starting_point(dataclasses.replace(run, **changes))
+    with pytest.raises(ConfigError, match="rank must be"):
+        validation.override(run, ["--lora.rank=0"])
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("t2v", {"anchors": 1, "boxes": True}, '"renoise" takes no anchors, boxes'),
+        ("flf2v", {"frames": 1}, "add frames"),
+        ("vace", {"lead": 1}, "takes no lead"),
+    ],
+)
+def test_clips_that_a_family_cannot_learn_from_are_said(
+    monkeypatch, tmp_path, family, changes, said
+):
+    run = config(tmp_path, tiny_wan.write(tmp_path / family, family))
+    bucket = dataclasses.replace(SMALL, **changes)
+    run = dataclasses.replace(run, stages=(Stage((Group((bucket,)),), 1),))
+    monkeypatch.setattr(weights, "open", None)  # no weights are read before it is said
+    with pytest.raises(ConfigError, match=said):
+        starting_point(run)
+
+
+def test_a_directory_that_is_half_there_is_said(tmp_path, capsys):
+    name = pathlib.Path(tiny_wan.write(tmp_path / "t2v", "t2v"))
+    (name / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    path = pathlib.Path(__file__).parent.parent / "configs" / "wan_lora.py"
+    assert trainer.main([str(path), f"--init={name}", f"--run_dir={tmp_path / 'runs'}"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "vae" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()

@@ -20,11 +20,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, reduce, repeat
-from jaxtyping import Array, Float
+from einops import pack, rearrange, reduce, repeat
+from jaxtyping import Array, Float, Int
 
 from vjax.canvas import Canvas
-from vjax.config import ModelConfig
+from vjax.config import DiTConfig, ModelConfig
 from vjax.reel import Reel
 from vjax.sampler import Condition, Origin
 from vjax.segments import Segment
@@ -167,6 +167,60 @@ def beside(model: ModelConfig) -> bool:
     return model.conditioning in ("channels", "control")
 
 
+def one_time(model: ModelConfig) -> bool:
+    """Whether a model has one time for all tokens."""
+    return beside(model) or model.conditioning == "renoise"
+
+
+def looked_at(dit: DiTConfig, last: int) -> list[int]:
+    """The frames that a model's image encoder looks at, where the last one has this number."""
+    return [0, last] if dit.image_tokens else [0]
+
+
+def nearest_rate(dit: DiTConfig, fps: float) -> np.int32:
+    """Of the frame rates that a network is told apart, the index of the nearest."""
+    return np.int32(np.abs(np.array(dit.frame_rates) - fps).argmin())
+
+
+def in_channels(
+    whole: Float[Array | np.ndarray, " T"],
+    latents: Float[Array | np.ndarray, "t h w z"],
+    model: ModelConfig,
+) -> Any:
+    """What lies behind noisy latents, [t h w C]: a mask of each one's frames, and what is known.
+
+    Args:
+        whole: 1 for each frame that is known, else 0.
+        latents: those of the known frames, with gray between.
+    """
+    ratio = model.vae.temporal_ratio
+    whole, _ = pack([repeat(whole[:1], "1 -> n", n=ratio - 1), whole], "*")
+    _, h, w, _ = latents.shape
+    mask = repeat(whole, "(t r) -> t h w r", r=ratio, h=h, w=w)
+    return pack([mask, latents], "t h w *")[0]
+
+
+def for_control(
+    latents: Float[Array | np.ndarray, "t h w z"],
+    changes: Float[Array | np.ndarray, "t h w z"],
+    made: Float[Array | np.ndarray, "t H W 1"],
+) -> Any:
+    """What a control branch sees, [t h w C]: what is known, what is to change, a mask of pixels.
+
+    Args:
+        latents: those of the known pixels, on gray; `changes`, of those that are to change.
+        made: 1 for each pixel that is made, else 0, of the frames of `middles`.
+    """
+    side = made.shape[1] // latents.shape[1]
+    mask = rearrange(made, "t (h p) (w q) 1 -> t h w (p q)", p=side, q=side)
+    return pack([latents, changes, mask], "t h w *")[0]
+
+
+def middles(latents: int, frames: int) -> Int[np.ndarray, " {latents}"]:
+    """The frame in the middle of those that each latent stands for."""
+    return ((np.arange(latents) + 0.5) * frames / latents).astype(int)
+
+
 def put_in_place(
     later: Sequence[tuple[float, Float[np.ndarray, "h w C"]]],
     source: Float[np.ndarray, "t h w C"],
@@ -189,9 +243,7 @@ def given_beside(
     """What the network takes of a segment beside its latents, by the name of its argument."""
     if not beside(model):
         return {}
-    ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
-    frames = 1 + ratio * (segment.latents - 1)
-    size = (canvas.height // side, canvas.width // side)
+    frames = 1 + model.vae.temporal_ratio * (segment.latents - 1)
     end = canvas.frames if segment.cut is None else segment.cut
 
     def strength(low: int, high: int) -> Float[np.ndarray, "t #H #W 1"]:
@@ -216,19 +268,14 @@ def given_beside(
     latents = encoded(lambda known: known >= 1)
     if model.conditioning == "channels":
         kept = strength(segment.start, segment.start + frames)
-        whole = kept.min(axis=(1, 2, 3)) >= 1
-        whole = np.concatenate([np.repeat(whole[:1], ratio - 1), whole]).astype(np.float32)
-        mask = repeat(whole, "(t r) -> t h w r", r=ratio, h=size[0], w=size[1])
-        return {"channels": np.concatenate([mask, latents], axis=-1)}
-    # A mask at each pixel of a latent, and of the frame in the middle of those that it stands for.
-    middle = ((np.arange(segment.latents) + 0.5) * frames / segment.latents).astype(int)
-    masks = []
-    for frame in (segment.start + middle).tolist():
-        made = 1 - (strength(frame, frame + 1) >= 1).astype(np.float32)
-        made = np.broadcast_to(made, (1, canvas.height, canvas.width, 1))
-        masks.append(rearrange(made, "1 (h p) (w q) 1 -> h w (p q)", p=side, q=side))
+        whole = (kept.min(axis=(1, 2, 3)) >= 1).astype(np.float32)
+        return {"channels": in_channels(whole, latents, model)}
+    made = np.empty((segment.latents, canvas.height, canvas.width, 1), np.float32)
+    for where, frame in zip(made, middles(segment.latents, frames).tolist(), strict=True):
+        frame += segment.start
+        where[...] = strength(frame, frame + 1)[0] < 1
     changes = encoded(lambda known: (known > 0) & (known < 1))
-    return {"control": np.concatenate([latents, changes, np.stack(masks)], axis=-1)}
+    return {"control": for_control(latents, changes, made)}
 
 
 def carried_beside(
@@ -249,11 +296,13 @@ def carried_beside(
 
 
 def references_before(
-    given: Float[np.ndarray, "t h w C"], references: Sequence[Float[np.ndarray, "h w z"]]
-) -> Float[np.ndarray, "T h w C"]:
+    given: Float[Array | np.ndarray, "t h w C"],
+    references: Sequence[Float[Array | np.ndarray, "h w z"]],
+) -> Any:
     """What a control branch sees, with references as frames before it, the first one last."""
     if not references:
         return given
-    latents = np.stack(references[::-1])
+    latents = rearrange([*references[::-1]], "n h w z -> n h w z")
     nothing = np.zeros((*latents.shape[:-1], given.shape[-1] - latents.shape[-1]), np.float32)
-    return np.concatenate([np.concatenate([latents, nothing], axis=-1), given])
+    latents, _ = pack([latents, nothing], "n h w *")
+    return pack([latents, given], "* h w C")[0]

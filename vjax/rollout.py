@@ -239,13 +239,13 @@ class Rollout(Stages):
         """What the network takes beside of a whole request."""
         dit, inputs = self.config.dit, {}
         if dit.frame_rates:
-            apart = np.abs(np.array(dit.frame_rates) - plan.fps)
-            inputs["frame_rate"] = np.int32(apart.argmin())
+            inputs["frame_rate"] = conditioning.nearest_rate(dit, plan.fps)
         if dit.image_width:
             last = (plan.canvas.frames if segment.cut is None else segment.cut) - 1
             last = min(last, segment.start + self.config.vae.temporal_ratio * (segment.latents - 1))
-            shown = [segment.start, *([last] if dit.image_tokens else [])]
-            images = [plan.canvas.cut(frame, frame + 1)[0][0] for frame in shown]
+            shown = conditioning.looked_at(dit, last - segment.start)
+            cuts = [plan.canvas.cut(segment.start + n, segment.start + n + 1) for n in shown]
+            images = [frames[0] for frames, _ in cuts]
             inputs["image"] = self.look(np.stack(images))
         return inputs
 
@@ -259,8 +259,7 @@ class Rollout(Stages):
             origin = dataclasses.replace(condition.origin, keys=keys)
             condition = dataclasses.replace(condition, origin=origin)
         noise = drawn if noise is None else self.everywhere(jnp.asarray(noise, jnp.float32))
-        if self.config.conditioning in ("renoise", "channels", "control"):
-            # These see one time at all tokens.
+        if conditioning.one_time(self.config):
             condition = dataclasses.replace(condition, noise=noise)
         state = self.start(condition, noise, keys, method)
 

@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vjax import world
+from vjax import conditioning, world
 from vjax.config import Bucket, ConfigError, DataConfig, RunConfig
 from vjax.data.drawing import CAPTION, CLIP
 from vjax.parallel import mesh as meshes
 from vjax.tokenizer import Tokenizer
 from vjax.training.plan import Plan, Update
+from vjax.video import fitting
 
 FAR = 1 << 40  # clips of the world from this index on are never trained on
 
@@ -64,7 +65,8 @@ class Batch:
     """One update's clips on this host: of each bucket of its group the arrays."""
 
     update: Update
-    # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]
+    # video uint8 [B T H W 3]; with a tokenizer ids and mask [B S]; of a model that looks at images
+    # those, uint8 [B I s s 3]
     parts: tuple[tuple[Bucket, dict[str, np.ndarray]], ...]
 
 
@@ -116,6 +118,11 @@ def batches(
                 video = video[:, top : top + bucket.crop, left : left + bucket.crop]
             videos.append(video)
         arrays = {"video": np.stack(videos)}
+        if (image := config.model.image) is not None:
+            shown = conditioning.looked_at(config.model.dit, bucket.frames - 1)
+            arrays["images"] = np.stack(
+                [fitting.squares(video[shown], image.side) for video in videos]
+            )
         if tokenizer is not None:
             arrays["ids"], arrays["mask"] = tokenizer(captions)
         return arrays

@@ -13,14 +13,15 @@ from jaxtyping import Array
 
 from vjax import conditioning, flow, models, pipeline, sampler, timeline, weights
 from vjax.canvas import filled
-from vjax.config import Bucket, ConfigError, DiTLossConfig, RunConfig, VAEConfig
+from vjax.config import Bucket, ConfigError, RunConfig, VAEConfig
 from vjax.models import flops
 from vjax.models.vae import to_float
 from vjax.parallel import rules
 from vjax.sampler import Condition
 from vjax.tokenizer import Tokenizer
+from vjax.training import given
 from vjax.training.task import Metrics, Task
-from vjax.weights import NETWORKS, Bundle
+from vjax.weights import Bundle
 
 log = logging.getLogger("vjax")
 
@@ -121,22 +122,24 @@ class DiTTask(Task):
             text_bias = repeat(bias, "t s -> b t s", b=count)
             text = jnp.concatenate([text, jnp.roll(text, 1, axis=0)], axis=1)
 
-        known = known_prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
+        known = given.prefix(prefix_key, recipe, bucket, count, frames)[..., None, None]
         source = clean
         anchors = jnp.zeros((count, 0, *clean.shape[2:]))
         anchor_positions = jnp.zeros((count, 0))
         if bucket.anchors:
-            anchors, anchor_positions = _anchors(
+            anchors, anchor_positions = given.anchors(
                 anchor_key, encode, model.vae.temporal_ratio, video, bucket.anchors
             )
         if bucket.references:
-            looks = _references(jax.random.fold_in(anchor_key, 1), encode, video, bucket.references)
+            looks = given.references(
+                jax.random.fold_in(anchor_key, 1), encode, video, bucket.references
+            )
             nowhere = bucket.lead + conditioning.reference_positions(bucket.references)
             nowhere = repeat(jnp.asarray(nowhere), "a -> b a", b=count)
             anchors = jnp.concatenate([anchors, looks], axis=1)
             anchor_positions = jnp.concatenate([anchor_positions, nowhere], axis=1)
         if bucket.boxes:
-            box = _boxes(box_key, self.config, count, height, width)[:, None]
+            box = given.boxes(box_key, model.dit.patch, count, height, width)[:, None]
             ratio = model.vae.spatial_ratio
             pixels = repeat(box, "b 1 h w -> b 1 (h p) (w q) 1", p=ratio, q=ratio)
             seen = filled(video, pixels.astype(video.dtype))  # as sampling encodes it
@@ -188,7 +191,7 @@ class DiTTask(Task):
             return
         # What is asked for is checked without parameters.
         pipe = pipeline.Pipeline(
-            Bundle(self.config.model, {name: {} for name in NETWORKS}, tokenizer)
+            Bundle(self.config.model, {name: {} for name in self.config.model.networks}, tokenizer)
         )
         for prompt in self.config.sample_prompts:
             try:
@@ -234,79 +237,3 @@ def _halved(x: Array, at: int, axis: int) -> Array:
     head, _ = jnp.split(x, [at], axis=axis)
     _, tail = jnp.split(jnp.roll(x, 1, axis=0), [at], axis=axis)
     return jnp.concatenate([head, tail], axis=axis)
-
-
-def known_prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:
-    """Which latent frames are known from the start of each sample: [B T], at least one is not."""
-    choice_key, length_key = jax.random.split(key)
-    choice = jax.random.uniform(choice_key, (count,))
-    if bucket.lead:  # a window within a longer clip goes on from something
-        choice = jnp.ones_like(choice)
-    length = jax.random.randint(length_key, (count,), 1, max(frames, 2))
-    known = jnp.where(choice < recipe.nothing + recipe.first_frame, 1, length)
-    known = jnp.where(choice < recipe.nothing, 0, known)
-    if frames == 1:
-        known = jnp.zeros_like(known)
-    return jnp.arange(frames)[None] < known[:, None]
-
-
-def _anchors(key, encode, ratio: int, video: Array, anchors: int) -> tuple[Array, Array]:
-    """Per sample either single frames from anywhere or the clip's end: latents and positions."""
-    count, frames = video.shape[:2]
-    frame_key, last_key, choice_key = jax.random.split(key, 3)
-    index = jax.random.randint(frame_key, (count, anchors), 0, frames)
-    has_last = jax.random.bernoulli(last_key, 0.5, (count,))
-    index = index.at[:, 0].set(jnp.where(has_last, frames - 1, index[:, 0]))
-    picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
-    single = encode(rearrange(picked, "b a h w c -> (b a) 1 h w c"))
-    single = rearrange(single, "(b a) 1 h w c -> b a h w c", a=anchors)
-    positions = index / ratio
-    if anchors == 1:
-        return single, positions
-    start = frames - (1 + ratio * (anchors - 1))
-    end = encode(video[:, start:])
-    end_positions = jnp.broadcast_to(start / ratio + jnp.arange(anchors)[None], positions.shape)
-    is_end = jax.random.bernoulli(choice_key, 0.6, (count,))
-    return (
-        jnp.where(is_end[:, None, None, None, None], end, single),
-        jnp.where(is_end[:, None], end_positions, positions),
-    )
-
-
-def _references(key, encode, video: Array, references: int) -> Array:
-    """Frames from anywhere in each clip, moved so that what they show lies in another place.
-
-    What is moved over an edge comes in at the opposite one.
-    """
-    count, frames, height, width, _ = video.shape
-    index_key, row_key, column_key = jax.random.split(key, 3)
-    shape = (count, references)
-    index = jax.random.randint(index_key, shape, 0, frames)
-    rows = jax.random.randint(row_key, shape, 0, height)
-    columns = jax.random.randint(column_key, shape, 0, width)
-    picked = jnp.take_along_axis(video, index[:, :, None, None, None], axis=1)
-    roll = jax.vmap(lambda frame, row, column: jnp.roll(frame, (row, column), axis=(0, 1)))
-    moved = jax.vmap(roll)(picked, rows, columns)
-    latents = encode(rearrange(moved, "b a h w c -> (b a) 1 h w c"))
-    return rearrange(latents, "(b a) 1 h w c -> b a h w c", a=references)
-
-
-def _boxes(key, config: RunConfig, count: int, height: int, width: int) -> Array:
-    """What lies outside (or, for a third, inside) of a random box on the patch grid: [B H W].
-
-    A tenth of the samples know nothing of that kind.
-    """
-    _, ph, pw = config.model.dit.patch
-    low_key, high_key, side_key, whole_key = jax.random.split(key, 4)
-    cells = jnp.array([[height // ph, width // pw]])
-    low = jax.random.randint(low_key, (count, 2), 0, cells)
-    high = jax.random.randint(high_key, (count, 2), low + 1, cells + 1)
-    rows = jnp.arange(height)[None] // ph
-    columns = jnp.arange(width)[None] // pw
-    in_rows = (rows >= low[:, :1]) & (rows < high[:, :1])
-    in_columns = (columns >= low[:, 1:]) & (columns < high[:, 1:])
-    inside = in_rows[:, :, None] & in_columns[:, None, :]
-    keeps_inside = jax.random.bernoulli(side_key, 1 / 3, (count,))
-    box = jnp.where(keeps_inside[:, None, None], inside, ~inside)
-    box &= ~jax.random.bernoulli(whole_key, 0.1, (count, 1, 1))
-    return box & ~box.all(axis=(1, 2), keepdims=True)  # something must be left to make

@@ -37,6 +37,12 @@ def init(config: DiTConfig, low: LoraConfig, key: jax.Array) -> models.Params:
     return tree
 
 
+def check(config: DiTConfig, low: LoraConfig) -> None:
+    """Raises ConfigError where a target is none of the DiT's matrices."""
+    for _ in _changed(config, low):
+        pass
+
+
 def merged(params: models.Params, changes: models.Params, scale: float) -> models.Params:
     """A DiT's parameters with what is added to them, in the type that they have.
 

@@ -1,7 +1,8 @@
-"""Training goes on from a published model: all of its DiT, or a LoRA.
+"""Training goes on from a model, one of ours or a published one: all of its DiT, or a LoRA.
 
 Everything else stays as it is. The DiT is shown what the sampler shows it, in its family's way of
-taking known frames (`vjax.conditioning`), and times are drawn with the shift that it samples with.
+taking known frames (`vjax.conditioning`). A published model's times are drawn with the shift that
+it samples with.
 """
 
 import dataclasses
@@ -13,21 +14,22 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Array
 
-from vjax import models, weights
+from vjax import conditioning, models, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
 from vjax.stages import kept_as
 from vjax.tokenizer import Tokenizer
-from vjax.training import lora
-from vjax.training.dit import DiTTask, encoder, known_prefix
+from vjax.training import given, lora
+from vjax.training.dit import DiTTask, encoder
 from vjax.training.resume import check_start
 from vjax.weights import Bundle
 
-FAMILIES = ("renoise", "first_frame", "per_frame")
+# What buckets may have that not all models take.
+_OPTIONS = ("anchors", "boxes", "references", "lead", "spans")
 
 
 def tunes(config: RunConfig) -> bool:
@@ -36,7 +38,7 @@ def tunes(config: RunConfig) -> bool:
 
 
 class TuneTask(DiTTask):
-    """Captions and known frames in, the velocity of the rest out, by a model that was published."""
+    """Captions and known frames in, the velocity of the rest out, by a model that others made."""
 
     networks: ClassVar[tuple[str, ...]] = ("dit", "low", "lora")
 
@@ -50,11 +52,14 @@ class TuneTask(DiTTask):
 
     def check(self, bucket: Bucket, devices: int) -> None:
         super().check(bucket, devices)
-        if any((bucket.anchors, bucket.boxes, bucket.references, bucket.lead, bucket.spans)):
-            raise ConfigError(
-                f"{bucket} cannot be trained on: a published model takes no anchors, boxes, "
-                "references, lead or spans."
-            )
+        kind, problem = self.config.model.conditioning, None
+        takes = {"anchors": _OPTIONS, "control": ("boxes", "references")}.get(kind, ())
+        if others := [name for name in _OPTIONS if getattr(bucket, name) and name not in takes]:
+            problem = f'a model that takes known frames as "{kind}" takes no {", ".join(others)}'
+        elif kind == "channels" and bucket.frames == 1:
+            problem = "a model that is given the first frame learns those after it: add frames"
+        if problem is not None:
+            raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
 
     def loss(
         self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
@@ -69,6 +74,8 @@ class TuneTask(DiTTask):
     def times(self, key: Array, bucket: Bucket, shape: tuple[int, ...]) -> Array:
         """Of each clip, or of each latent frame or block of them, where a model has such times."""
         model, recipe = self.config.model, self.config.dit_loss
+        if model.conditioning == "anchors":
+            return super().times(key, bucket, shape)
         count, frames = shape[:2]
         block = model.dit.frame_block or 1
         each = -(-frames // block) if model.conditioning == "per_frame" else 1
@@ -89,25 +96,46 @@ class TuneTask(DiTTask):
     ) -> tuple[Array, Condition]:
         """The latents of a batch, and what is known of them in the way of the model's family."""
         model, recipe = self.config.model, self.config.dit_loss
+        if model.conditioning == "anchors":
+            return super().known(bucket, params, batch, key)
+        known_key, reference_key = jax.random.split(key)
         video = to_float(batch["video"]).astype(jnp.float32)
-        with jax.named_scope("encode"):  # as sampling does, in float32
-            clean = encoder(model.vae, params["vae"], jnp.float32)(video)
+        encode = encoder(model.vae, params["vae"], jnp.float32)  # as sampling does
+        with jax.named_scope("encode"):
+            clean = encode(video)
         with jax.named_scope("text"):
             reader = models.bind(model.text, params["text"])
             text = reader(batch["ids"], batch["mask"], dtype=self.dtype)
         count, frames = clean.shape[:2]
         known = jnp.zeros((count, frames), bool)
+        inputs: dict[str, Array] = {}
         if model.conditioning == "first_frame":
-            known = known_prefix(key, recipe, bucket, count, frames)
-        inputs = {}
-        if rates := model.dit.frame_rates:
-            nearest = min(range(len(rates)), key=lambda i: abs(rates[i] - model.fps))
-            inputs["frame_rate"] = jnp.full((count,), nearest, jnp.int32)
+            known = given.prefix(known_key, recipe, bucket, count, frames)
+        if conditioning.beside(model):
+            kept = given.kept(known_key, model, recipe, bucket, count)
+            inputs |= given.beside(model, encode, video, kept)
+        if wanted := bucket.references:
+            # They are frames before all others, which the network makes as well.
+            looks = given.references(reference_key, encode, video, wanted)
+            lay = jax.vmap(lambda *each: conditioning.references_before(each[0], [*each[1]]))
+            inputs["control"] = lay(inputs["control"], looks)
+            clean = jnp.concatenate([looks[:, ::-1], clean], axis=1)
+            known = jnp.pad(known, [(0, 0), (wanted, 0)])
+        if "images" in batch:
+            with jax.named_scope("look"):
+                look = models.bind(model.image, params["image"])
+                images = rearrange(batch["images"], "b i h w c -> (b i) h w c")
+                tokens = look(images.astype(jnp.float32) / 255)
+                inputs["image"] = rearrange(tokens, "(b i) s d -> b (i s) d", b=count)
+        if model.dit.frame_rates:
+            rate = conditioning.nearest_rate(model.dit, model.fps)
+            inputs["frame_rate"] = jnp.full((count,), rate)
+        positions = jnp.arange(clean.shape[1], dtype=jnp.float32) - wanted
         return clean, Condition(
             source=clean,
             strength=repeat(known.astype(jnp.float32), "b t -> b t 1 1 1"),
             anchors=jnp.zeros((count, 0, *clean.shape[2:])),
-            positions=repeat(jnp.arange(frames, dtype=jnp.float32), "t -> b t", b=count),
+            positions=repeat(positions, "t -> b t", b=count),
             anchor_positions=jnp.zeros((count, 0)),
             text=text,
             negative=text,  # nothing is guided
@@ -208,10 +236,10 @@ def begin(config: RunConfig) -> tuple[TuneTask, models.Params, models.Params, To
     for network in ("dit", "vae", "text"):
         if getattr(found, network) is None:
             raise ConfigError(f"{config.init} has no {network}, so it cannot be tuned.")
-    if found.conditioning not in FAMILIES:
+    if found.image is not None and config.data.resident:
         raise ConfigError(
-            f'{config.init} takes known frames as "{found.conditioning}", which cannot be tuned '
-            f"yet: those that can are {', '.join(FAMILIES)}."
+            f"{config.init} looks at images, which come with clips as these are needed: set "
+            "data.resident to 0."
         )
     if config.expert == "low" and found.boundary is None:
         raise ConfigError(f"{config.init} has one expert: leave out expert.")
@@ -219,18 +247,25 @@ def begin(config: RunConfig) -> tuple[TuneTask, models.Params, models.Params, To
         check_start(network, getattr(found, network, found.dit), wanted, config.init)
     config = dataclasses.replace(config, model=dataclasses.replace(found, name=config.model.name))
     task = TuneTask(config)
-    bundle = weights.open(config.init, (config.expert, "vae", "text"))
+    for stage in config.stages:  # before weights are read
+        for group in stage.groups:
+            for bucket in group.buckets:
+                task.check(bucket, 1)
+    if config.lora is not None:
+        lora.check(found.dit, config.lora)
+    bundle = weights.open(config.init, (config.expert, "vae", "text", "image"))
     frozen: models.Params = {}
-    given: models.Params = {}
+    learned: models.Params = {}
     for network, tree in bundle.params.items():
         if network in task.trained:
-            given[network] = jax.tree.map(lambda x: x.read(), tree)
+            learned[network] = jax.tree.map(lambda x: x.read(), tree)
         else:
-            frozen[network] = _read(tree, jnp.float32 if network == "vae" else task.dtype)
+            exact = network in ("vae", "image")
+            frozen[network] = _read(tree, jnp.float32 if exact else task.dtype)
     if config.lora is not None:
         key = jax.random.fold_in(jax.random.key(config.seed), 0)
-        given["lora"] = jax.device_get(lora.init(found.dit, config.lora, key))
-    return task, given, frozen, bundle.tokenizer
+        learned["lora"] = jax.device_get(lora.init(found.dit, config.lora, key))
+    return task, learned, frozen, bundle.tokenizer
 
 
 def _read(params: models.Params, dtype: Any) -> models.Params:
