@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tiny_wan
 
 from vjax import characters, weights
 from vjax import video as media
@@ -39,6 +40,7 @@ SMALLEST = {
             *(f"--model.dit.{field}" for field in ("width=16", "depth=1", "ffn=16")),
             "--model.text.depth=1",
         ],
+        "wan_lora": SMALL[:1],
     },
 }
 
@@ -69,6 +71,7 @@ def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("readme")
     weights.save(directory / "assets" / "default", tiny.bundle(tiny.of_default_shape()))
     weights.save(directory / "small", tiny.bundle())
+    tiny_wan.write(directory / "wan", "t2v")
     (directory / "configs").symlink_to(ROOT / "configs")
     return directory
 
@@ -127,6 +130,8 @@ def test_a_command_runs(command):
     small = SMALLEST.get(module.removeprefix("vjax."), [])
     if isinstance(small, dict):
         small = small[pathlib.Path(arguments[0]).stem]
+    if module == "vjax.sample" and "wan" in arguments:
+        small = [*small, "--size", "64x64", "--frames", "5"]
     prepare(arguments)
     lists = {"--help", "--draft", "styles", "characters"} & {*arguments}
     assert main(module, arguments + ([] if lists else small)) == 0

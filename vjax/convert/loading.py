@@ -8,7 +8,7 @@ import numpy as np
 from vjax import convert, models, tensors
 from vjax.convert.directory import FOLDERS
 from vjax.stored import Stored
-from vjax.tensors import BundleError
+from vjax.tensors import BundleError, Tensor
 
 _STEMS = {"text": ("model",), "image": ("model",)}
 
@@ -21,9 +21,8 @@ def network(
     Args:
         name: "dit", "low", "vae", "text" or "image".
     """
-    folder = directory / FOLDERS[name]
     try:
-        found = tensors.checkpoint(folder, _STEMS.get(name, ("diffusion_pytorch_model",)))
+        found = tensors_of(directory, name)
     except BundleError as error:
         return {}, [str(error).rstrip(".")]
     sources = convert.sources(config)
@@ -39,3 +38,9 @@ def network(
         return Stored(leaf.shape, np.dtype(np.float32), made_of, source)
 
     return jax.tree.map_with_path(stored, models.abstract(config)), []
+
+
+def tensors_of(directory: pathlib.Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a network, by the names that they have there. Raises BundleError."""
+    stems = _STEMS.get(name, ("diffusion_pytorch_model",))
+    return tensors.checkpoint(directory / FOLDERS[name], stems)
