@@ -16,10 +16,17 @@ from vjax.timeline import RequestError
 WAN = ModelConfig("wan", DiTConfig(), VAEConfig(), TextConfig(), conditioning="renoise")
 
 
-def need(monkeypatch, gigabytes: float, model: ModelConfig = WAN, guided: bool = True, **asked):
+def need(
+    monkeypatch,
+    gigabytes: float,
+    model: ModelConfig = WAN,
+    guided: bool = True,
+    int8=False,
+    **asked,
+):
     monkeypatch.setattr(meshes, "memory_of_device", lambda: gigabytes * 2**30)
     plan = planning.plan(vjax.text("a", **asked), model)
-    return memory.needed(model, plan, "bfloat16", guided)
+    return memory.needed(model, plan, "bfloat16", guided, int8=int8)
 
 
 def test_a_small_wan_model_is_reckoned_as_its_compiler_does(monkeypatch):
@@ -34,6 +41,12 @@ def test_a_small_wan_model_is_reckoned_as_its_compiler_does(monkeypatch):
     smaller = need(monkeypatch, 15.75, guided=False, size=(416, 240), frames=17)
     assert smaller.frames < 0.4 * found.frames
     assert smaller.steps - 3.1 < 0.1 * (found.steps - 3.1)
+
+
+def test_weights_in_8_bits_take_half(monkeypatch):
+    half, eight = (need(monkeypatch, 15.75, int8=each) for each in (False, True))
+    assert eight.texts == pytest.approx(8.1, rel=0.02)  # with the DiT, for which there is room now
+    assert half.steps - eight.steps == pytest.approx(1.392e9 / 2**30, rel=0.01)
 
 
 def test_where_all_has_room_the_text_encoder_is_beside_the_others(monkeypatch):

@@ -50,7 +50,11 @@ def write(metadata, path="made.png") -> str:
 
 def test_a_recipe_is_read_as_it_was_stored(here):
     found = recipe.read(write(GOOD))
-    assert found.stored() == GOOD | {"rewritten": None, "loras": ()}  # which older files lack
+    assert found.stored() == GOOD | {
+        "rewritten": None,
+        "loras": (),
+        "int8": False,
+    }  # which older files lack
     assert found.model == Model("tiny", "0123456789abcdef")
 
 

@@ -122,9 +122,10 @@ def _work(
     bundle = weights.open(name, loras=order.lora)
     mesh = order.mesh or _mesh(bundle, plan, order)
     dtype = order.dtype or bundle.dtype or stages.usual_dtype()
-    need = memory.needed(bundle.config, plan, dtype, order.sampling.get("guidance") != 1, mesh)
+    guided = order.sampling.get("guidance") != 1
+    need = memory.needed(bundle.config, plan, dtype, guided, mesh, order.int8)
     need.check(bundle.config.name)
-    pipe = pipeline.Pipeline(bundle, dtype, mesh)
+    pipe = pipeline.Pipeline(bundle, dtype, mesh, order.int8)
     sound = None
     jobs: list[Job] = []
     taken: set[pathlib.Path] = set()
@@ -161,6 +162,7 @@ def _work(
                 model=model,
                 seed=seed,
                 dtype=str(pipe.dtype),
+                int8=pipe.int8,
                 quality=order.quality,
                 platform=jax.default_backend(),
                 jax=jax.__version__,
@@ -261,7 +263,7 @@ def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, An
         **{name: bool(getattr(order, name)) for name in ("upsample", "caption")},
         "the model": dataclasses.asdict(model),
         "LoRA files": [dataclasses.asdict(recipe.applied(each)) for each in order.lora],
-        **{name: getattr(order, name) for name in ("seed", "variations", "dtype")},
+        **{name: getattr(order, name) for name in ("seed", "variations", "dtype", "int8")},
         **order.sampling,
         "mesh": dataclasses.asdict(order.mesh) if order.mesh else None,
     }
@@ -290,7 +292,7 @@ def _mesh(bundle: weights.Bundle, plan: Plan, order: Order) -> MeshConfig | None
         return None
     resident = sum(
         size * sum(leaf.size for leaf in jax.tree.leaves(bundle.params[network]))
-        for network, size in (("dit", 2), ("vae", 4))
+        for network, size in (("dit", 1 if order.int8 else 2), ("vae", 4))
     )
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
     return meshes.for_one_video(config, len(devices), guided, resident, memory)

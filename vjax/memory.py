@@ -14,6 +14,7 @@ import psutil
 
 from vjax import models
 from vjax.config import MeshConfig, ModelConfig
+from vjax.int8 import quantized
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.timeline import RequestError
@@ -57,13 +58,19 @@ class Need:
 
 
 def needed(
-    model: ModelConfig, plan: Plan, dtype: str, guided: bool, mesh: MeshConfig | None = None
+    model: ModelConfig,
+    plan: Plan,
+    dtype: str,
+    guided: bool,
+    mesh: MeshConfig | None = None,
+    int8: bool = False,
 ) -> Need:
     """What a plan takes of each device that shares it.
 
     Args:
         guided: whether the network is asked for two texts at once.
         mesh: None: one device does it all.
+        int8: as in `Stages`.
     """
     size = jnp.dtype(dtype).itemsize
     mesh = mesh or MeshConfig(data=1)
@@ -75,8 +82,11 @@ def needed(
         config = model.networks.get(network)
         if config is None:
             return 0.0
-        leaves = jax.tree.leaves(models.abstract(config))
-        return each * sum(leaf.size for leaf in leaves) / holders
+        params = models.abstract(config)
+        if int8 and network in ("dit", "low", "text"):
+            params = jax.eval_shape(quantized, params)
+        leaves = jax.tree.leaves(params)
+        return sum(leaf.size * min(each, leaf.dtype.itemsize) for leaf in leaves) / holders
 
     text, vae = held("text", size), held("vae", 4) + held("image", 4)
     dits = [held(name, size) for name in ("dit", "low")]

@@ -26,6 +26,7 @@ class Order:
         mesh: how devices share the work; None: as fits them and what is made.
         model: None: that of the recipe, or the default.
         lora: files that the model is used with.
+        int8: whether the matrices of its blocks are kept in 8 bits.
         out: None: a name that says what was made. Where there are several, they are numbered.
         overwrite: whether an existing file may be replaced.
         upsample: how prompts are rewritten: `template`, or the URL of a chat endpoint.
@@ -45,6 +46,7 @@ class Order:
     model: str | None = None
     lora: Sequence[Lora] = ()
     dtype: str | None = None
+    int8: bool = False
     out: str | None = None
     quality: int | None = None
     overwrite: bool = False

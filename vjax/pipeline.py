@@ -25,6 +25,7 @@ def load(
     dtype: str | None = None,
     mesh: MeshConfig | None = None,
     lora: Any = (),
+    int8: bool = False,
 ) -> "Pipeline":
     """A model that is ready to use.
 
@@ -34,7 +35,7 @@ def load(
     Args:
         name: of one that ships in the package; or its directory, a bundle or one of diffusers'
             layout; or its id on the Hugging Face hub, owner/name.
-        dtype, mesh: as in `Pipeline`.
+        dtype, mesh, int8: as in `Pipeline`.
         lora: LoRA files to change it with, in the order that they are given: "FILE", "FILE:0.8" or
             ("FILE", 0.8), with a scale that is 1 if none is said. Of a model with two experts both
             are changed, or that of "FILE@high" or "FILE@low". A warning says how much of each file
@@ -48,7 +49,7 @@ def load(
     bundle = weights.open(os.fspath(name), loras=loras.of(lora))
     for note in bundle.notes:
         warnings.warn(note, stacklevel=2)
-    return Pipeline(bundle, dtype, mesh)
+    return Pipeline(bundle, dtype, mesh, int8)
 
 
 class Pipeline(Rollout):
@@ -258,7 +259,9 @@ class Pipeline(Rollout):
 
     def _check_memory(self, plan: Plan, method: Method) -> None:
         guided = method.config.guidance != 1
-        need = memory.needed(self.config, plan, str(self.dtype), guided, self.mesh_config)
+        need = memory.needed(
+            self.config, plan, str(self.dtype), guided, self.mesh_config, self.int8
+        )
         need.check(self.config.name)
 
     def _check_noise(self, noise, plan: Plan, count: int) -> None:

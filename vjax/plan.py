@@ -237,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         video = None
         if order is not None:
             video = rehearsal.video(run.model, order.requests[0].timeline(), **order.sampling)
+            video = dataclasses.replace(video, int8=order.int8)
             if order.mesh is not None:
                 run, layout = dataclasses.replace(run, mesh=order.mesh), True
         elif samples:

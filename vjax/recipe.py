@@ -49,6 +49,7 @@ class Recipe:
         request: as `verbs.to_json` has it, each file in it as `named`.
         jax: its version; `platform` is that which it ran on.
         rewritten: of what the prompt was made, by whom, and why not (`vjax.rewriting.Rewritten`).
+        int8: whether the matrices of the model's blocks were kept in 8 bits.
     """
 
     vjax: str
@@ -65,6 +66,7 @@ class Recipe:
     jax: str
     rewritten: dict | None = None
     loras: tuple[Applied, ...] = ()
+    int8: bool = False
 
     def stored(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -219,6 +221,8 @@ def differences(recipe: Recipe, made: Recipe, file: str) -> list[str]:
         old, new = getattr(recipe, name), getattr(made, name)
         if old != new:
             found.append(f"{name} {old} instead of {new}")
+    if recipe.int8 != made.int8:
+        found.append(f"{'' if recipe.int8 else 'no '}weights in int8")
     if recipe.model.weights != made.model.weights:
         found.append(f"the model {recipe.model.name} with other weights")
     if not found:

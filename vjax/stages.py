@@ -1,5 +1,6 @@
 """The three networks of a loaded model, each stage a jitted function that can be called alone."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Key, Real, UInt8
 
 from vjax import models, sampler, stored, weights
 from vjax.config import DiTConfig, MeshConfig, VAEConfig
+from vjax.int8 import in_blocks, quantize
 from vjax.models.vae import check_video, to_float
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
@@ -27,11 +29,12 @@ _EXACT = r"(^|\.)(\w*norm\w*|\w*modulation|time_embed|rate_embed|relative_bias)(
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _cast(params, dtype):
-    return rules.pinned(
-        jax.tree.map_with_path(lambda path, x: x.astype(kept_as(path, dtype)), params)
-    )
+@functools.partial(jax.jit, static_argnames=("dtype", "int8"))
+def _cast(params, dtype, int8):
+    def cast(path, x):
+        return quantize(x) if int8 and in_blocks(path) else x.astype(kept_as(path, dtype))
+
+    return rules.pinned(jax.tree.map_with_path(cast, params))
 
 
 def kept_as(path, dtype: np.dtype) -> np.dtype:
@@ -135,7 +138,9 @@ def _on_mesh(stage: Callable) -> Callable:
     return run
 
 
-def _as(dtype: np.dtype, path, x: Any) -> Any:
+def _as(dtype: np.dtype, int8: bool, path, x: Any) -> Any:
+    if int8 and in_blocks(path):
+        return dataclasses.replace(x, int8=True) if isinstance(x, Stored) else quantize(x)
     dtype = kept_as(path, dtype)
     if not isinstance(x, Stored):
         return np.asarray(x, dtype)
@@ -161,6 +166,8 @@ class Stages:
             noise, latents between steps and what stages take and give are float32: a frame has
             more levels than bfloat16 has digits. Within the VAE's products factors are rounded as
             the machine does.
+        int8: whether the matrices of the blocks of DiT and text encoder are kept in 8 bits, for
+            chips on which the model has no room otherwise (`vjax.int8`).
 
     Raises:
         BundleError: a part is missing.
@@ -168,7 +175,11 @@ class Stages:
     """
 
     def __init__(
-        self, bundle: weights.Bundle, dtype: str | None = None, mesh: MeshConfig | None = None
+        self,
+        bundle: weights.Bundle,
+        dtype: str | None = None,
+        mesh: MeshConfig | None = None,
+        int8: bool = False,
     ):
         self.config, self.tokenizer = bundle.config, bundle.tokenizer
         needed = [*weights.NETWORKS]
@@ -181,9 +192,13 @@ class Stages:
                 )
         dtype = dtype or bundle.dtype or usual_dtype()
         if dtype not in ("float32", "bfloat16"):
-            raise RequestError(f"There is no dtype {dtype!r}: choose float32 or bfloat16.")
-        self.dtype = jnp.dtype(dtype)
-        kept = dict.fromkeys(("dit", "low", "text"), self.dtype)
+            raise RequestError(
+                f"There is no dtype {dtype!r}: choose float32 or bfloat16. Weights in 8 bits are "
+                "int8=True, or --int8."
+            )
+        self.dtype, self.int8 = jnp.dtype(dtype), int8
+        transformers = ("dit", "low", "text")
+        kept = dict.fromkeys(transformers, self.dtype)
         kept |= dict.fromkeys(("vae", "image"), jnp.dtype("float32"))
         self.mesh_config, self.mesh, self.in_place = mesh, None, False
         if mesh is not None:
@@ -192,12 +207,17 @@ class Stages:
             self.in_place = rules.lies_on(bundle.params, self.mesh)
         if self.in_place:
             with meshes.use(self.mesh, mesh):
-                cast = [_cast({name: tree}, kept[name]) for name, tree in bundle.params.items()]
+                cast = [
+                    _cast({name: tree}, kept[name], int8 and name in transformers)
+                    for name, tree in bundle.params.items()
+                ]
             self.params = {name: tree for each in cast for name, tree in each.items()}
             return
         params = {
-            network: jax.tree.map_with_path(functools.partial(_as, kept[network]), params)
-            for network, params in bundle.params.items()
+            name: jax.tree.map_with_path(
+                functools.partial(_as, kept[name], int8 and name in transformers), params
+            )
+            for name, params in bundle.params.items()
         }
         # What does not fit at once takes turns: the text encoder, which can be the largest, with
         # the DiT, and two experts with each other.

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from vjax.convert import Source, Way
+from vjax.int8 import Int8, quantize
 from vjax.parallel import rules
 from vjax.tensors import BundleError, Tensor
 
@@ -26,6 +27,8 @@ _PIECE = 2**28  # bytes of the largest piece that is made of rows
 _ROWS, _STRIP = 32, 2**18  # rows and bytes that a host works on at once
 _ALIGNED = 64  # bytes
 _AHEAD = 2  # pieces that are read while others go to devices
+
+Place = Any  # where a parameter lies: a sharding, or one each of what `Int8` is made of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class Stored:
         source: how tensors become ours.
         scale: of the columns of a tensor of whole numbers.
         added: for each tensor, what is added to rows of it, in float32; None: nothing.
+        int8: whether it is `vjax.int8.Int8` on devices.
     """
 
     shape: tuple[int, ...]
@@ -46,6 +50,7 @@ class Stored:
     source: Source
     scale: Tensor | None = None
     added: tuple[Callable[[slice], np.ndarray] | None, ...] = ()
+    int8: bool = False
 
     @property
     def ndim(self) -> int:
@@ -57,7 +62,13 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.abstract))
+
+    @property
+    def abstract(self) -> Any:
+        """Its shape and dtype on devices."""
+        shape = jax.ShapeDtypeStruct(self.shape, self.dtype)
+        return jax.eval_shape(quantize, shape) if self.int8 else shape
 
     def astype(self, dtype: jax.typing.DTypeLike) -> "Stored":
         """The same, to be read as another type."""
@@ -189,16 +200,18 @@ def put(tree: Any, mesh: Mesh | None) -> Any:
         device = jax.local_devices(backend=device)[0] if isinstance(device, str) else device
         places = [SingleDeviceSharding(device)] * len(leaves)
     else:
-        places = jax.tree.leaves(rules.shardings(tree, mesh))
+        shapes = [x.abstract if isinstance(x, Stored) else x for x in leaves]
+        shardings = rules.shardings(jax.tree.unflatten(structure, shapes), mesh)
+        places = structure.flatten_up_to(shardings)
     both = list(zip(leaves, places, strict=True))
     on_host = mesh is None and device.platform == "cpu"  # whose memory is the device's
 
     def by_pieces(x: Any) -> bool:
-        return isinstance(x, Stored) and x.nbytes >= LARGE and not on_host
+        return isinstance(x, Stored) and (x.int8 or (x.nbytes >= LARGE and not on_host))
 
     pieced = _placed([each for each in both if by_pieces(each[0])])
 
-    def on_device(x: Any, where: Sharding) -> jax.Array:
+    def on_device(x: Any, where: Place) -> Any:
         if by_pieces(x):
             return next(pieced)
         return rules.place(x.read() if isinstance(x, Stored) else x, where)
@@ -206,27 +219,28 @@ def put(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.unflatten(structure, [on_device(*each) for each in both])
 
 
-def _placed(leaves: list[tuple[Stored, Sharding]]) -> Iterator[jax.Array]:
+def _placed(leaves: list[tuple[Stored, Place]]) -> Iterator[Any]:
     reads, work = [], []
-    for leaf, sharding in leaves:
+    for leaf, place in leaves:
+        sharding = place.values if isinstance(place, Int8) else place
         # A piece of rows that devices divide would be moved between them.
         whole = not isinstance(sharding, NamedSharding) or not any(sharding.spec[:1])
         pieces = leaf.pieces(whole)
         there = _published(leaf.source, sharding)
         reads += [functools.partial(_read, piece, there) for piece in pieces]
-        work.append((leaf, sharding, pieces))
+        work.append((leaf, place, pieces))
     parts = _ahead(reads)
-    for leaf, sharding, pieces in work:
+    for leaf, place, pieces in work:
         value, sound = None, []
-        inside = _layer_of(sharding) if leaf.source.stacked else sharding
+        inside = jax.tree.map(_layer_of, place) if leaf.source.stacked else place
         for piece in pieces:
-            part, good = _turned(next(parts), leaf.source.way, leaf.dtype, inside)
+            part, good = _turned(next(parts), leaf.source.way, leaf.dtype, leaf.int8, inside)
             if piece.place is None:
                 value = part
             else:
                 if value is None:
-                    value = _zeros(leaf.shape, leaf.dtype, sharding)
-                value = _inserted(value, part, np.int32(piece.place.start), sharding)
+                    value = _zeros(leaf.abstract, place)
+                value = _inserted(value, part, np.int32(piece.place.start), place)
             sound.append(good)
             if len(sound) > _AHEAD:  # what is read does not run ahead of what is done with it
                 sound[-1 - _AHEAD].block_until_ready()
@@ -288,25 +302,29 @@ def _published(source: Source, sharding: Sharding) -> Sharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "dtype", "sharding"))
-def _zeros(shape, dtype, sharding):
-    return jax.lax.with_sharding_constraint(jnp.zeros(shape, dtype), sharding)
+@functools.partial(jax.jit, static_argnames=("abstract", "place"))
+def _zeros(abstract, place):
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
+    return jax.lax.with_sharding_constraint(zeros, place)
 
 
 # Two programs: on a CPU, turning is four times as slow where it is fused with what comes after it.
 
 
-@functools.partial(jax.jit, static_argnames=("way", "dtype", "sharding"))
-def _turned(part, way, dtype, sharding):
+@functools.partial(jax.jit, static_argnames=("way", "dtype", "int8", "place"))
+def _turned(part, way, dtype, int8, place):
     """A piece as we have it, and whether all of it is numbers."""
-    value = jax.lax.with_sharding_constraint(way.ours(part).astype(dtype), sharding)
-    return value, jnp.isfinite(
+    value = way.ours(part)
+    value = quantize(value) if int8 else value.astype(dtype)
+    return jax.lax.with_sharding_constraint(value, place), jnp.isfinite(
         jnp.sum(0 * part.astype(jnp.float32))
     )  # 0 times what is none is none
 
 
-@functools.partial(jax.jit, static_argnames="sharding", donate_argnames="value")
-def _inserted(value, part, start, sharding):
-    part = part[None] if part.ndim < value.ndim else part
-    value = jax.lax.dynamic_update_slice_in_dim(value, part, start, 0)
-    return jax.lax.with_sharding_constraint(value, sharding)
+@functools.partial(jax.jit, static_argnames="place", donate_argnames="value")
+def _inserted(value, part, start, place):
+    def insert(value, part):
+        part = part[None] if part.ndim < value.ndim else part
+        return jax.lax.dynamic_update_slice_in_dim(value, part, start, 0)
+
+    return jax.lax.with_sharding_constraint(jax.tree.map(insert, value, part), place)

@@ -94,9 +94,11 @@ class Attention(nnx.Module):
         reordered alike, so the kernel is reordered instead of the tokens, and `rotate` then works
         on whole halves: strided access is slow everywhere.
         """
-        kernel, bias, scale = (
-            rearrange(p[...], "... (k c pair) -> ... (k pair c)", c=self.head_dim // 2, pair=2)
-            for p in (projection.kernel, projection.bias, norm.scale)
+        kernel, bias, scale = jax.tree.map(
+            lambda p: rearrange(
+                p, "... (k c pair) -> ... (k pair c)", c=self.head_dim // 2, pair=2
+            ),
+            (projection.kernel.get_value(), projection.bias[...], norm.scale[...]),
         )
         # The barrier keeps XLA on CPU from reordering once per token instead of once per layer.
         kernel, bias, scale = jax.lax.optimization_barrier((kernel, bias, scale))

@@ -209,13 +209,13 @@ def sent(params, network: str, itemsize: int, passes: int, *, without: str = "^$
     """
     total = 0.0
     for path, x in jax.tree.leaves_with_path(params):
-        name = f"{network}/{'/'.join(str(key.key) for key in path)}"
+        name = f"{network}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
         spec = (axes if isinstance(axes, tuple) else (axes,) for axes in x.sharding.spec)
         if re.search(f"/embedding$|{without}", name) or not any("fsdp" in axes for axes in spec):
             continue
         layers = re.search("/(blocks|control_blocks|layers)/", name)
         count = math.prod(x.sharding.shard_shape(x.shape)) * (x.sharding.mesh.shape["fsdp"] - 1)
-        total += count * (itemsize * passes if layers else x.dtype.itemsize)
+        total += count * (min(itemsize, x.dtype.itemsize) * passes if layers else x.dtype.itemsize)
     return total
 
 

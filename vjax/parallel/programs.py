@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 
 from vjax import models, stages, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig
+from vjax.int8 import quantized
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
@@ -113,6 +114,8 @@ def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[
     def network(name: str, kind):
         params = {name: models.abstract(getattr(model, name))}
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, kind), params)
+        if video.int8 and name != "vae":
+            params = jax.eval_shape(quantized, params)
         return placed(params, mesh)[name]
 
     dit, text = network("dit", jnp.bfloat16), network("text", jnp.bfloat16)

@@ -29,6 +29,7 @@ class Video:
         windows: the shapes of each kind of condition, and how many windows are made under it.
         texts: that are embedded at once.
         encoded, decoded: latents, by their height and width.
+        int8: as in `Stages`.
     """
 
     method: Method
@@ -36,6 +37,7 @@ class Video:
     texts: int
     encoded: Mapping[tuple[int, int], int]
     decoded: Mapping[tuple[int, int], int]
+    int8: bool = False
 
     @property
     def guided(self) -> bool:

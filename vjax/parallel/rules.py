@@ -20,6 +20,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from vjax.int8 import is_int8
+
 Axes = tuple[tuple[str, ...], ...]  # of each axis of an array the mesh axes that divide it
 
 WHOLE: tuple[str, ...] = ()
@@ -150,9 +152,11 @@ def gathered_layer(layer: Any, stack: str, dtype: jax.typing.DTypeLike) -> Any:
 
     def gather(path, leaf):
         rule = _rule(path, stack)[1:]
-        return _relaid(leaf.astype(dtype) if FSDP in rule else leaf, rule)
+        if FSDP in rule and not is_int8(leaf):
+            leaf = leaf.astype(dtype)
+        return jax.tree.map(lambda x: _relaid(x, rule), leaf)
 
-    return layer if _mesh() is None else jax.tree.map_with_path(gather, layer)
+    return layer if _mesh() is None else jax.tree.map_with_path(gather, layer, is_leaf=is_int8)
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

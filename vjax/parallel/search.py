@@ -64,12 +64,13 @@ def work(run: RunConfig, video: Video | None) -> Work:
             sum(n * flops.dit_flops(model.dit, *length) for n, *length in each) for each in every
         )
         dit, vae = (_numbers(model, name) for name in ("dit", "vae"))
+        layers = (1 if video.int8 else 2) * dit
         # A dozen float32 features of the frames of a latent, as wide as the last layers are.
         numbers = max(map(math.prod, video.decoded))
         numbers *= model.vae.spatial_ratio**2 * model.vae.temporal_ratio
         numbers *= model.vae.decoder_base_dim or model.vae.base_dim
         decoding = 12 * 4 * numbers
-        return Work(branches, tokens, 2 * dit, 2 * dit + 4 * vae, 0, 1, amount, decoding)
+        return Work(branches, tokens, layers, layers + 4 * vae, 0, 1, amount, decoding)
     task = programs.task_of(run)
     model, group = task.config.model, programs.costliest(task)
     clips = math.gcd(*(bucket.batch for bucket in group))
