@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+import tiny_wan
 
 import vjax
-from vjax import plan, validation
+from vjax import models, plan, validation, weights
 from vjax.config import Bucket, ConfigError, Group, MeshConfig, ModelConfig, RunConfig, Stage
 from vjax.models import flops
 from vjax.parallel import ahead, programs, rehearsal, search, slices
@@ -133,6 +134,22 @@ def test_what_a_verb_adds_is_planned_and_counted(timeline, kinds):
     for job, (name, times) in zip(steps, kinds, strict=True):
         assert job.name.startswith(name)
         assert job.times == times
+
+
+def test_a_published_model_is_planned_with_the_images_that_it_sees(tmp_path):
+    model = weights.read_config(tiny_wan.write(tmp_path, "i2v"))
+    made = rehearsal.video(model, vjax.animate(tiny.clip(1)[0], "a dog", frames=5))
+    ((shapes, _),) = made.windows
+    assert shapes.inputs["image"].shape == (1, model.image.tokens, model.image.width)
+    assert shapes.inputs["channels"].shape[:2] == shapes.source.shape[:2]
+    config = MeshConfig(data=1)
+    mesh = meshes.make_mesh(config, jax.devices()[:1])
+    with meshes.use(mesh, config):
+        _, *jobs = programs.sampling(model, mesh, made)
+        for job in jobs:
+            assert job.trace().jaxpr
+            leaves = jax.tree.leaves(models.abstract(model.image))
+            assert job.resident["image encoder"] == 4 * sum(leaf.size for leaf in leaves)
 
 
 def test_layouts_divide_heads_and_clips_and_the_largest_come_last():

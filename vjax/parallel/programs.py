@@ -121,6 +121,8 @@ def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[
     dit, text = network("dit", jnp.bfloat16), network("text", jnp.bfloat16)
     coder, words = network("vae", jnp.float32), model.text.max_length
     resident = {"DiT": held(dit), "VAE": held(coder)}
+    if model.image is not None:
+        resident["image encoder"] = held(network("image", jnp.float32))
     embed = functools.partial(
         stages._embed.trace,
         model.text,

@@ -93,6 +93,10 @@ class _Rehearsal(Pipeline):
         text = self.config.text
         return jnp.zeros((len(prompts), text.max_length, text.width))
 
+    def look(self, images):
+        image = self.config.image
+        return np.zeros((len(images) * image.tokens, image.width), np.float32)
+
     def encode_pixels(self, frames):
         sides = tuple(side // self._side for side in frames.shape[1:3])
         count = 1 + (len(frames) - 1) // self._ratio
