@@ -58,6 +58,11 @@ def test_each_family_is_known(tmp_path, family, conditioning, fps, frames, size,
         assert model.dit.frame_rates == (16, 24)
 
 
+def test_a_name_tells_of_720p(tmp_path):
+    model = weights.read_config(tiny_wan.write(tmp_path / "I2V-14B-720P-Diffusers", "i2v"))
+    assert (model.width, model.height) == (1280, 720)
+
+
 def test_blocks_of_frames_are_known(tmp_path):
     for frames, block in ((1, None), (3, 3)):
         directory = tiny_wan.write(tmp_path / str(frames), "skyreels", num_frame_per_block=frames)

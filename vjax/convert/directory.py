@@ -128,7 +128,7 @@ def read(directory: pathlib.Path, name: str) -> ModelConfig:
         raise ConfigError(
             f"{directory / 'model_index.json'}: transformer_2 and boundary_ratio go together."
         )
-    values = _family(index, dit, networks["dit"])
+    values = _family(name, index, dit, networks["dit"])
     sampler = {**values.pop("sampler"), **_schedule(directory, index)}
     licence = _licence(directory)
     return validation.from_dict(
@@ -246,8 +246,11 @@ def _image(config: Json, processor: Json) -> ImageConfig:
     return validation.from_dict(ImageConfig, values)
 
 
-def _family(index: Json, transformer: Json, dit: DiTConfig) -> dict[str, Any]:
-    """How a model takes known frames, what it was made for, and how it samples."""
+def _family(name: str, index: Json, transformer: Json, dit: DiTConfig) -> dict[str, Any]:
+    """How a model takes known frames, what it was made for, and how it samples.
+
+    Nothing but its name tells a model of 720p from that of 480p, or of 540p.
+    """
     pipeline, kind = str(index.get("_class_name")), transformer["_class_name"]
     sampler: dict[str, Any] = {"solver": "unipc", "schedule": "diffusers"}
     values: dict[str, Any] = {"fps": 16.0, "frames": 81, "height": 480, "width": 832}
@@ -271,6 +274,8 @@ def _family(index: Json, transformer: Json, dit: DiTConfig) -> dict[str, Any]:
     else:
         first_alone = conditioning == "channels" and dit.image_tokens is None
         sampler |= {"steps": 40 if first_alone else 50, "guidance": 5.0, "shift": 5.0}
+    if "720p" in name.lower():
+        values |= {"height": 720, "width": 1280}
     return {**values, "conditioning": conditioning, "sampler": sampler}
 
 
