@@ -1,6 +1,7 @@
 """What a request takes of a device's memory: reckoned, refused, and shared in turns."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def test_a_small_wan_model_is_reckoned_as_its_compiler_does(monkeypatch):
     assert found.steps == pytest.approx(6.3, rel=0.05)
     assert found.frames == pytest.approx(15.7, rel=0.05)
     found.check("wan")
-    assert "15.8 GB of a device's memory" in found.said()[0]
+    assert "about 15.7 of 15.8 GB of a device's memory" in found.said()[0]
+    assert "tiles" not in found.said()[0]
     smaller = need(monkeypatch, 15.75, guided=False, size=(416, 240), frames=17)
     assert smaller.frames < 0.4 * found.frames
     assert smaller.steps - 3.1 < 0.1 * (found.steps - 3.1)
@@ -47,6 +49,16 @@ def test_weights_in_8_bits_take_half(monkeypatch):
     half, eight = (need(monkeypatch, 15.75, int8=each) for each in (False, True))
     assert eight.texts == pytest.approx(8.1, rel=0.02)  # with the DiT, for which there is room now
     assert half.steps - eight.steps == pytest.approx(1.392e9 / 2**30, rel=0.01)
+
+
+def test_frames_that_have_no_room_are_decoded_in_tiles(monkeypatch):
+    found = need(monkeypatch, 15.75, size=(1280, 720))
+    assert found.tiles.said() == " in 1x3 tiles"
+    # 12.8 GB by the TPU's compiler
+    assert found.frames == pytest.approx(14.7, rel=0.05)
+    assert re.search(r"1\d\.\d GB for frames in 1x3 tiles\.$", found.said()[0])
+    found.check("wan")
+    assert len(need(monkeypatch, 40, size=(1280, 720)).tiles) == 1
 
 
 def test_where_all_has_room_the_text_encoder_is_beside_the_others(monkeypatch):
@@ -62,8 +74,11 @@ def test_two_experts_take_turns_where_they_must(monkeypatch):
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_read(monkeypatch):
-    with pytest.raises(RequestError, match=r"wan needs about 15\.\d GB .* there are 8 GB: make it"):
+    with pytest.raises(RequestError, match=r"wan needs about 11\.\d GB .* there are 8 GB: make it"):
         need(monkeypatch, 8).check("wan")
+    small = dataclasses.replace(WAN, dit=DiTConfig(depth=1), text=TextConfig(vocab=9, depth=1))
+    with pytest.raises(RequestError, match=r"wan needs about 2.\d\d GB .* in 4x9 tiles, and"):
+        need(monkeypatch, 2, small, size=(1280, 720), frames=1).check("wan")
     monkeypatch.setattr(meshes, "memory_of_device", lambda: 2.0**16)
     pipe = Pipeline(tiny.bundle())
     with pytest.raises(RequestError, match="tiny needs about"):

@@ -13,7 +13,7 @@ import tiny
 from einops import reduce, repeat
 
 import vjax
-from vjax import models
+from vjax import coding, models
 from vjax.pipeline import Pipeline
 from vjax.timeline import as_frames
 
@@ -31,8 +31,8 @@ class Exact(Pipeline):
 
     def decode_next(self, latents, past):
         frames = repeat(latents.mean(-1), "b t h w -> b (t r) (h p) (w q) c", r=4, p=8, q=8, c=3)
-        count = 4 if past else 1
-        return jnp.asarray(np.rint(frames[:, :count] * 255).astype(np.uint8)), True
+        count = 1 if past is None else 4
+        return jnp.asarray(np.rint(frames[:, :count] * 255).astype(np.uint8)), jnp.zeros(1)
 
 
 @pytest.fixture
@@ -67,3 +67,13 @@ def test_a_flat_clip_enlarged_keeps_its_tone(side, pipe):
     plan = pipe.plan(vjax.upscale(given, "a", size=(side, side), fps_in=8))
     assert (plan.tiles is None) == (side == 64)
     np.testing.assert_array_equal(pipe(plan, steps=4), GRAY)
+
+
+def test_windows_in_tiles_are_the_same_where_pixels_are_decoded_alone(pipe, monkeypatch):
+    ask = vjax.text("a", frames=33)
+    assert pipe.plan(ask).windows > 1
+    whole = pipe(ask, steps=2)
+    monkeypatch.setattr(coding, "OVERLAP", 1)
+    pipe._room = 0
+    assert pipe.decoding((1, 9, 4, 4, 4)).tiles.rows == (0, 1, 2)
+    np.testing.assert_array_equal(pipe(ask, steps=2), whole)

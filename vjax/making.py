@@ -294,7 +294,7 @@ def _mesh(bundle: weights.Bundle, plan: Plan, order: Order) -> MeshConfig | None
         size * sum(leaf.size for leaf in jax.tree.leaves(bundle.params[network]))
         for network, size in (("dit", 1 if order.int8 else 2), ("vae", 4))
     )
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    memory = meshes.memory_of_device()
     return meshes.for_one_video(config, len(devices), guided, resident, memory)
 
 

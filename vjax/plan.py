@@ -167,29 +167,31 @@ def compiled(
     slices_count: int,
     say,
     effort: str,
-    chip: Chip | None = None,
+    chip: Chip,
+    briefly: bool = False,
 ) -> tuple[jax.sharding.Mesh, list[Part]]:
     """Compiles the programs of a run for devices.
 
     Args:
         video: what is made; None: an update.
-        chip: given, the first program that does not fit it ends this, which the last one often is.
+        chip: that the devices are.
+        briefly: the first program that does not fit ends this, which the last one often is.
     """
     mesh = meshes.make_mesh(run.mesh, devices)
     parts = []
     with jax.default_device(devices[0]):
         if video is not None:
             meshes.check(run.mesh, mesh, run.model)
-            jobs = programs.sampling(run.model, mesh, video)
+            jobs = programs.sampling(run.model, mesh, video, chip.memory)
         else:
             jobs = programs.training(run, mesh)
-        for job in jobs if chip is None else reversed(jobs):
+        for job in reversed(jobs) if briefly else jobs:
             with meshes.use(mesh, run.mesh):
                 size = len(devices) // slices_count
                 parts.append(ahead.compile(job, mesh, size, say, effort))
-            if chip is not None and not parts[-1].fits(chip):
+            if briefly and not parts[-1].fits(chip):
                 break
-    return mesh, parts if chip is None else parts[::-1]
+    return mesh, parts[::-1] if briefly else parts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
                     dataclasses.replace(run, mesh=layout),
                     devices=slices.devices(name),
                     chip=slices.parse(name)[0],
+                    briefly=True,
                 )[1]
 
             best = search.smallest(run, need, kinds, tried, console.print)
@@ -285,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
                     run.model, len(devices), video.guided, need.resident, chip.memory
                 )
                 run = dataclasses.replace(run, mesh=fits)
-            mesh, parts = compile_for(run, devices=devices)
+            mesh, parts = compile_for(run, devices=devices, chip=chip)
             title = f"{run.name} on {options.slices} x {options.slice}: {meshes.describe(mesh)}"
     except (ConfigError, RequestError, MediaError, weights.BundleError) as error:
         print(f"vjax.plan: {error}", file=sys.stderr)

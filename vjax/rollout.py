@@ -98,7 +98,7 @@ class Rollout(Stages):
         there = np.zeros(segment.latents, bool)
         there[: segment.prefix] = not conditioning.beside(self.config)
         count = max(plan.texts for plan in plans)
-        past, decoded = None, 0
+        decoding, decoded = self.decoding((len(known), *known[0].latents.shape)), 0
         for number, window in enumerate(segment.windows):
             conditions = [self._condition(each, segment, window, count, there) for each in known]
             condition = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditions)
@@ -115,9 +115,13 @@ class Rollout(Stages):
                 each.latents[place][new] = latents[new]
                 if segment.ring:
                     each.latents[: window.start] = each.latents[-window.start :]
-            while decoded < len(there) and there[decoded]:
-                latents = np.stack([each.latents[decoded : decoded + 1] for each in known])
-                chunk, past = self.decode_next(latents, past)
+            ready = len(there) if there.all() else int(there.argmin())
+            parts = decoding.run(
+                lambda i: np.stack([each.latents[i : i + 1] for each in known]),
+                range(decoded, ready),
+                last=ready == len(there),
+            )
+            for chunk in parts:
                 begin = segment.start + (1 + ratio * (decoded - 1) if decoded else 0)
                 low, high = (
                     min(max(n - begin, 0), chunk.shape[1]) for n in (segment.first, segment.stop)

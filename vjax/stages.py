@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Real, UInt8
 
-from vjax import models, sampler, stored, weights
+from vjax import coding, memory, models, sampler, stored, weights
 from vjax.config import DiTConfig, MeshConfig, VAEConfig
 from vjax.int8 import in_blocks, quantize
 from vjax.models.vae import check_video, to_float
@@ -20,7 +20,7 @@ from vjax.parallel import rules
 from vjax.reel import Reel
 from vjax.sampler import Condition
 from vjax.stored import Stored
-from vjax.tiles import tiled
+from vjax.tiles import Tiles, tiled
 from vjax.timeline import RequestError
 
 # Small, and used in float32 whatever else is computed in.
@@ -205,6 +205,9 @@ class Stages:
             self.mesh = meshes.make_mesh(mesh)
             meshes.check(mesh, self.mesh, self.config)
             self.in_place = rules.lies_on(bundle.params, self.mesh)
+        held = memory.held(self.config, dtype, mesh, int8)
+        has = meshes.memory_of_device()
+        self._room = has - memory.resident(held, has)  # for what is computed
         if self.in_place:
             with meshes.use(self.mesh, mesh):
                 cast = [
@@ -219,20 +222,7 @@ class Stages:
             )
             for name, params in bundle.params.items()
         }
-        # What does not fit at once takes turns: the text encoder, which can be the largest, with
-        # the DiT, and two experts with each other.
-        devices, memory = 1 if self.mesh is None else self.mesh.size, meshes.memory_of_device()
-        held = {
-            name: sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / devices
-            for name, tree in params.items()
-        }
-        everything = sum(held.values())
-        dits: tuple[str, ...] = tuple(name for name in ("dit", "low") if name in params)
-        self._turns: dict[str, tuple[str, ...]] = {"text": ()}  # what makes room for each
-        if meshes.crowded(everything, memory):
-            self._turns = {"text": dits} | dict.fromkeys(dits, ())
-        if meshes.crowded(everything - held["text"], memory):
-            self._turns |= dict.fromkeys(dits, dits)
+        self._turns = meshes.turns(held, has)  # what makes room for each
         self._waiting = {name: params.pop(name) for name in self._turns}
         self.params = self._placed(params)
 
@@ -284,22 +274,18 @@ class Stages:
         """
         check_video(self.config.vae, video.shape)
         dtype = jnp.uint8 if video.dtype == jnp.uint8 else jnp.float32
-        past, latents = None, []
-        for frames in _by_latents(self.config.vae, video.shape[1]):
-            chunk = jnp.asarray(video[:, frames], dtype)
-            z, past = _encode(self.config.vae, self.params["vae"], chunk, past)
-            latents.append(z)
-        return jnp.concatenate(latents, axis=1)
+        stream = self._encoding(video.shape)
+        parts = _by_latents(self.config.vae, video.shape[1])
+        latents = stream.run(lambda some: jnp.asarray(video[:, some], dtype), parts)
+        return jnp.concatenate(list(latents), axis=1)
 
     @_on_mesh
     def decode(self, z: Float[Array | np.ndarray, "B t h w C"]) -> Float[Array, "B T H W 3"]:
         """Normalised latents to video in [-1, 1], not clipped, one after another."""
-        past, frames = None, []
-        for i in range(z.shape[1]):
-            latents = jnp.asarray(z[:, i : i + 1], jnp.float32)
-            chunk, past = _decode(self.config.vae, self.params["vae"], latents, past, None)
-            frames.append(chunk)
-        return jnp.concatenate(frames, axis=1)
+        step = functools.partial(_decode, self.config.vae, self.params["vae"], dtype=None)
+        stream = self._decoding(z.shape, step)
+        frames = stream.run(lambda i: jnp.asarray(z[:, i : i + 1], jnp.float32), range(z.shape[1]))
+        return jnp.concatenate(list(frames), axis=1)
 
     @_on_mesh
     def velocity(
@@ -364,11 +350,34 @@ class Stages:
         They are pixels in 0..255, or float in [-1, 1].
         """
         check_video(self.config.vae, (1, *frames.shape))
-        past, latents = None, []
-        for some in _by_latents(self.config.vae, len(frames)):
-            z, past = _encode(self.config.vae, self.params["vae"], frames[some][None], past)
-            latents.append(np.asarray(meshes.readable(z))[0])
-        return np.concatenate(latents)
+        stream = self._encoding((1, *frames.shape))
+        parts = _by_latents(self.config.vae, len(frames))
+        latents = stream.run(lambda some: frames[some][None], parts)
+        return np.concatenate([np.asarray(meshes.readable(z))[0] for z in latents])
+
+    def decoding(self, shape: tuple[int, ...]) -> coding.Stream:
+        """Decodes latents [B t h w C] as they come, in tiles where there is no room for whole ones.
+
+        Parts are of one latent each, and become pixels in 0..255.
+        """
+        return self._decoding(shape, self.decode_next)
+
+    def _decoding(self, shape: tuple[int, ...], step: Callable) -> coding.Stream:
+        clips, _, height, width, _ = shape
+        tiles = self._tiles(clips * coding.decoding(self.config.vae), height, width)
+        return coding.Stream(step, tiles, 1, self.config.vae.spatial_ratio)
+
+    def _encoding(self, shape: tuple[int, ...]) -> coding.Stream:
+        """The same for frames [B T H W 3], which become normalised latents."""
+        side, clips = self.config.vae.spatial_ratio, shape[0]
+        height, width = (length // side for length in shape[2:4])
+        tiles = self._tiles(clips * coding.encoding(self.config.vae), height, width)
+        step = functools.partial(_encode, self.config.vae, self.params["vae"])
+        return coding.Stream(step, tiles, side, 1)
+
+    def _tiles(self, each: float, height: int, width: int) -> Tiles:
+        devices = 1 if self.mesh is None else self.mesh.size
+        return coding.tiles_of(each, height, width, self._room, devices)
 
     def everywhere(self, tree: Any) -> Any:
         """What every process of a run has alike, as programs over all of their devices take it."""

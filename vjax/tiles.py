@@ -32,6 +32,24 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
+    def said(self) -> str:
+        """Such as " in 2x3 tiles": rows by columns; nothing where there is one."""
+        return f" in {len(self.rows)}x{len(self.columns)} tiles" if len(self) > 1 else ""
+
+    def slices(self, scale: int = 1) -> list[tuple[slice, slice]]:
+        """The rows and columns of each tile, of which a latent has `scale` along a side."""
+        rows = [slice(scale * y, scale * (y + self.height)) for y in self.rows]
+        columns = [slice(scale * x, scale * (x + self.width)) for x in self.columns]
+        return [(row, column) for row in rows for column in columns]
+
+    def shares(self, scale: int = 1) -> Float[np.ndarray, "n H W"]:
+        """How much each tile counts at each of these; together, 1 everywhere."""
+        down, across = (
+            weights(scale * length, tuple(scale * start for start in starts))
+            for length, starts in ((self.height, self.rows), (self.width, self.columns))
+        )
+        return np.stack([rows[:, None] * columns for rows in down for columns in across])
+
 
 def tiles_of(model: ModelConfig, width: int, height: int) -> Tiles | None:
     """The tiles of a picture of so many pixels; None where the model makes it at once."""
@@ -68,8 +86,7 @@ def weights(length: int, starts: tuple[int, ...]) -> Float[np.ndarray, "{len(sta
 def tiled(velocity: Callable[..., Array], tiles: Tiles) -> Callable[..., Array]:
     """The velocity of whole pictures, asked for in tiles."""
     pairs = np.array([(y, x) for y in tiles.rows for x in tiles.columns], np.int32)
-    down, across = weights(tiles.height, tiles.rows), weights(tiles.width, tiles.columns)
-    shares = np.stack([rows[:, None] * columns for rows in down for columns in across])
+    shares = tiles.shares()
 
     def whole(latents: Array, t: Array, text: Array, **known: Any) -> Array:
         anchors = known.pop("anchors")

@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+import psutil
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -200,8 +201,9 @@ def replicated(mesh: Mesh, tree):
 
 
 def memory_of_device() -> float:
-    """In bytes; infinite where a device does not say."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    """In bytes; all that the machine has where a device does not say."""
+    said = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return said or psutil.virtual_memory().total
 
 
 def crowded(held: float, memory: float) -> bool:
@@ -209,9 +211,29 @@ def crowded(held: float, memory: float) -> bool:
     return held > 2 / 3 * memory
 
 
-def readable(x: jax.Array) -> jax.Array:
+def turns(held: Mapping[str, float], memory: float) -> dict[str, tuple[str, ...]]:
+    """Which networks are put on a device when they are used, and what makes room for each then.
+
+    What does not fit at once takes turns: the text encoder, which can be the largest, with the
+    DiT, and two experts with each other.
+
+    Args:
+        held: bytes of each network on a device.
+        memory: bytes of the device.
+    """
+    dits: tuple[str, ...] = tuple(name for name in ("dit", "low") if name in held)
+    found: dict[str, tuple[str, ...]] = {"text": ()}
+    everything = sum(held.values())
+    if crowded(everything, memory):
+        found = {"text": dits} | dict.fromkeys(dits, ())
+    if crowded(everything - held["text"], memory):
+        found |= dict.fromkeys(dits, dits)
+    return found
+
+
+def readable(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """A global array as every process can read the whole of it; all processes call it."""
-    if x.is_fully_addressable or x.is_fully_replicated:
+    if isinstance(x, np.ndarray) or x.is_fully_addressable or x.is_fully_replicated:
         return x
     return _gathering(x.sharding.mesh)(x)
 

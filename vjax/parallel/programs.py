@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from vjax import models, stages, weights
+from vjax import coding, models, stages, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig
 from vjax.int8 import quantized
 from vjax.models import flops
@@ -100,10 +100,15 @@ def training(config: RunConfig, mesh: jax.sharding.Mesh) -> list[Job]:
     return [*jobs, Job("optimizer", update, resident)]
 
 
-def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[Job]:
+def sampling(
+    model: ModelConfig, mesh: jax.sharding.Mesh, video: Video, memory: float = math.inf
+) -> list[Job]:
     """The programs that make a video: its texts, what is given, windows' steps, a latent's frames.
 
     The text encoder runs before the others and need not lie beside them.
+
+    Args:
+        memory: bytes of a device, which decide in how many tiles frames are encoded and decoded.
 
     Raises:
         ConfigError: the devices cannot share the work so.
@@ -144,19 +149,23 @@ def sampling(model: ModelConfig, mesh: jax.sharding.Mesh, video: Video) -> list[
         for condition, times in video.windows
     ]
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
-    coding = functools.partial(_coding, mesh, model.vae, coder, resident)
+    room = memory - sum(resident.values())
+    code = functools.partial(_coding, mesh, model.vae, coder, resident)
     coded: list[Job] = []
     encoder, decoder = "vae/(encoder|quant_conv)/", "vae/(decoder|post_quant_conv)/"
     for (height, width), times in video.encoded.items():
+        tiles = coding.tiles_of(coding.encoding(model.vae), height, width, room, mesh.size)
         first, other = (
-            array((1, count, side * height, side * width, 3), jnp.uint8) for count in (1, ratio)
+            array((1, count, side * tiles.height, side * tiles.width, 3), jnp.uint8)
+            for count in (1, ratio)
         )
-        name = "a latent of what is given"
-        coded.append(coding(name, times, stages._encode, first, other, decoder))
+        name, times = f"a latent of what is given{tiles.said()}", times * len(tiles)
+        coded.append(code(name, times, stages._encode, first, other, decoder))
     for (height, width), times in video.decoded.items():
-        latent = array((1, 1, height, width, model.vae.z_dim))
-        name = "a latent's frames"
-        coded.append(coding(name, times, stages._decode, latent, latent, encoder, jnp.uint8))
+        tiles = coding.tiles_of(coding.decoding(model.vae), height, width, room, mesh.size)
+        latent = array((1, 1, tiles.height, tiles.width, model.vae.z_dim))
+        name, times = f"a latent's frames{tiles.said()}", times * len(tiles)
+        coded.append(code(name, times, stages._decode, latent, latent, encoder, jnp.uint8))
     return [texts, *steps, *coded]
 
 

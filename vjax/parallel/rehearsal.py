@@ -5,6 +5,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ def video(model: ModelConfig, timeline: Timeline, **sampling: Any) -> Video:
 class _Rehearsal(Pipeline):
     def __init__(self, model: ModelConfig):
         self.config, self.tokenizer, self.mesh = model, None, None
+        self._room = math.inf  # programs.sampling is told of the device
         self._side, self._ratio = model.vae.spatial_ratio, model.vae.temporal_ratio
         self._texts_at_once = 0
         self._windows: collections.Counter = collections.Counter()

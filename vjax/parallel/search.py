@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from vjax import models
+from vjax import coding, models
 from vjax.config import ConfigError, MeshConfig, ModelConfig, RunConfig
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
@@ -65,8 +65,9 @@ def work(run: RunConfig, video: Video | None) -> Work:
         )
         dit, vae = (_numbers(model, name) for name in ("dit", "vae"))
         layers = (1 if video.int8 else 2) * dit
-        # A dozen float32 features of the frames of a latent, as wide as the last layers are.
-        numbers = max(map(math.prod, video.decoded))
+        # A dozen float32 features of the smallest tile of frames, as wide as the last layers are.
+        tiles = [coding.tiles_of(1, *sides, room=0) for sides in video.decoded]
+        numbers = max(each.height * each.width for each in tiles)
         numbers *= model.vae.spatial_ratio**2 * model.vae.temporal_ratio
         numbers *= model.vae.decoder_base_dim or model.vae.base_dim
         decoding = 12 * 4 * numbers
