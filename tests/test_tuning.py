@@ -1,6 +1,7 @@
 """Tuning: a published model goes on learning, and what is saved is what others read."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -13,7 +14,7 @@ import tiny_wan
 from safetensors.numpy import load_file
 
 import vjax
-from vjax import loras, validation, weights
+from vjax import loras, models, validation, weights
 from vjax import train as trainer
 from vjax.config import (
     Bucket,
@@ -26,6 +27,7 @@ from vjax.config import (
     Stage,
 )
 from vjax.data import loader
+from vjax.models import low_rank
 from vjax.training import given, lora, tuning
 from vjax.training.dit import DiTTask
 from vjax.training.plan import Plan
@@ -88,11 +90,46 @@ def test_a_lora_is_trained_alone_and_read_as_it_was_trained(tmp_path):
     assert tensors["transformer.blocks.0.ffn.net.0.proj.lora_B.weight"].shape == (32, 2)
     assert len(tensors) == 2 * 2 * targets
     read = weights.load(name, ("dit",), loras.of([str(tmp_path / "lora")])).params["dit"]
-    trained = begin.task.expert({**begin.frozen, **after["params"]})
+    trained = low_rank.merged(begin.task.expert({**begin.frozen, **after["params"]}))
     for (path, x), y in zip(jax.tree.leaves_with_path(read), jax.tree.leaves(trained), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg=str(path))
     base = weights.load(name, ("dit",)).params["dit"]["blocks"]["self_attention"]["q"]["kernel"]
     assert np.abs(read["blocks"]["self_attention"]["q"]["kernel"] - base).max() > 1e-4
+
+
+def made(jaxpr) -> set[tuple[int, ...]]:
+    """The shapes of all that a program computes, in its loops too."""
+    found = set()
+    for each in jaxpr.eqns:
+        found |= {x.aval.shape for x in each.outvars}
+        for value in jax.tree.leaves(list(each.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            found |= made(inner) if hasattr(inner, "eqns") else set()
+    return found
+
+
+def test_a_block_adds_its_own_change_when_it_runs():
+    dit, key = dataclasses.replace(tiny.MODEL.dit, remat=True), jax.random.key(0)
+    params = jax.tree.map(jnp.asarray, tiny.params()["dit"])
+    changes = lora.init(dit, LORA, key)
+    changes = jax.tree.map(lambda x: x + 0.5, changes)
+    z, text = jax.random.normal(key, (1, 2, 4, 4, 4)), jax.random.normal(key, (1, 3, 16))
+
+    def square(changes, whole: bool = False):
+        tree = lora.changed(params, changes, 0.5)
+        velocity = models.velocity(dit, low_rank.merged(tree) if whole else tree, "float32")
+        return (velocity(z, jnp.ones(1), text, positions=jnp.arange(2.0)) ** 2).sum()
+
+    # There is no second copy of what is stacked, and no gradient of its size.
+    stack = params["blocks"]["ffn"]["up"]["kernel"].shape
+    for whole in (False, True):
+        program = jax.make_jaxpr(jax.grad(functools.partial(square, whole=whole)))(changes)
+        assert (stack in made(program.jaxpr)) == whole
+        assert stack[1:] in made(program.jaxpr)
+    value = jax.jit(square, static_argnums=1)
+    np.testing.assert_allclose(value(changes, False), value(changes, True), rtol=1e-5)
+    before = value(jax.tree.map(jnp.zeros_like, changes), False)
+    assert abs(value(changes, False) / before - 1) > 0.01
 
 
 def test_a_run_writes_its_lora_and_goes_on(tmp_path):

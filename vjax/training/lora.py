@@ -14,6 +14,7 @@ import numpy as np
 from vjax import convert, models
 from vjax.config import ConfigError, DiTConfig, LoraConfig
 from vjax.convert import Source, lora
+from vjax.models.low_rank import Changed
 
 
 def init(config: DiTConfig, low: LoraConfig, key: jax.Array) -> models.Params:
@@ -43,20 +44,20 @@ def check(config: DiTConfig, low: LoraConfig) -> None:
         pass
 
 
-def merged(params: models.Params, changes: models.Params, scale: float) -> models.Params:
-    """A DiT's parameters with what is added to them, in the type that they have.
+def changed(params: models.Params, changes: models.Params, scale: float) -> models.Params:
+    """A DiT's parameters, with what is added to them.
 
-    It is rounded as it is where a saved file is merged, so what trains is what will sample.
+    Of blocks it stays beside, and each adds its own when it runs: there is no second copy of them
+    in memory, nor a gradient of their size.
     """
     found = dict(params)
     for name, change in changes.items():
         if "a" in change:
-            kernel = params[name]["kernel"]
-            added = scale * jnp.matmul(change["a"], change["b"], precision="highest")
-            total = (kernel.astype(jnp.float32) + added).astype(kernel.dtype)
-            found[name] = {**params[name], "kernel": total}
+            each = Changed(params[name]["kernel"], change["a"], change["b"], scale)
+            stacked = each.kernel.ndim > 2
+            found[name] = {**params[name], "kernel": each if stacked else each.merged}
         else:
-            found[name] = merged(params[name], change, scale)
+            found[name] = changed(params[name], change, scale)
     return found
 
 

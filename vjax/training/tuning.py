@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from vjax import conditioning, models, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
+from vjax.models import low_rank
 from vjax.models.vae import to_float
 from vjax.sampler import Condition
 from vjax.stages import kept_as
@@ -69,7 +70,7 @@ class TuneTask(DiTTask):
     def expert(self, params: models.Params) -> models.Params:
         """The parameters of the DiT that learns, with what has been learned."""
         found, low = params[self.config.expert], self.config.lora
-        return found if low is None else lora.merged(found, params["lora"], low.alpha / low.rank)
+        return found if low is None else lora.changed(found, params["lora"], low.alpha / low.rank)
 
     def times(self, key: Array, bucket: Bucket, shape: tuple[int, ...]) -> Array:
         """Of each clip, or of each latent frame or block of them, where a model has such times."""
@@ -154,7 +155,8 @@ class TuneTask(DiTTask):
     def preview(self, bundle: Bundle):
         if not self.config.sample_prompts:
             return None, {}
-        params = {**bundle.params, "dit": jax.jit(self.expert)(bundle.params)}
+        whole = jax.jit(lambda params: low_rank.merged(self.expert(params)))(bundle.params)
+        params = {**bundle.params, "dit": whole}
         params.pop("lora", None)
         return super().preview(dataclasses.replace(bundle, params=params))
 
