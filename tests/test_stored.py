@@ -93,6 +93,23 @@ def test_types_are_as_asked_for(tmp_path):
     assert {x.nbytes for x in jax.tree.leaves(half)} == {2 * x.size for x in jax.tree.leaves(whole)}
 
 
+def test_strips_are_what_is_read_whole(tmp_path, monkeypatch):
+    names = [tiny_wan.write(tmp_path / "model", "i2v", dtype="bfloat16"), str(tmp_path / "bundle")]
+    weights.save(names[1], tiny.bundle(), dtype="int8")
+    whole = [weights.load(name).params for name in names]
+    monkeypatch.setattr(stored, "_STRIP", 300)
+    monkeypatch.setattr(stored, "_ROWS", 3)
+    for name, params in zip(names, whole, strict=True):
+        same(weights.load(name).params, params)
+
+
+def test_every_bfloat16_that_is_no_number_is_found():
+    numbers = np.arange(2**16, dtype=np.uint16).view(jnp.bfloat16)
+    edge = numbers[(numbers.view(np.uint16) & 0x7F00) == 0x7F00]
+    assert [stored._sound(x[None]) for x in edge] == np.isfinite(edge.astype(np.float32)).tolist()
+    assert stored._sound(numbers[np.isfinite(numbers.astype(np.float32))])
+
+
 def test_what_is_no_number_is_named(tmp_path):
     name = tiny_wan.write(tmp_path / "model", "t2v")
     file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,9 +25,12 @@ from vjax.tensors import BundleError, Tensor
 
 LARGE = 2**24  # bytes of a parameter that is worth programs that put it together on a device
 _PIECE = 2**28  # bytes of the largest piece that is made of rows
-_ROWS, _STRIP = 32, 2**18  # rows and bytes that a host works on at once
+_STRIP, _ROWS = 2**21, 128  # bytes that a host reads at once, and rows that it turns
+_READERS = 4  # threads of a host: while some wait for the disk, others turn
 _ALIGNED = 64  # bytes
 _AHEAD = 2  # pieces that are read while others go to devices
+
+_MATRIX = "o i -> i o"  # how a matrix becomes ours
 
 Place = Any  # where a parameter lies: a sharding, or one each of what `Int8` is made of
 
@@ -86,7 +90,7 @@ class Stored:
             where = value[... if piece.place is None else piece.place]
             _fill(where[0] if self.source.stacked else where, piece, self.source.way)
 
-        with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             collections.deque(pool.map(fill, self.pieces()), 0)
         return value
 
@@ -151,27 +155,41 @@ class Piece(NamedTuple):
 
 
 def _fill(where: np.ndarray, piece: Piece, way: Way) -> None:
-    """Writes a piece where it belongs; raises BundleError where it holds what is no number."""
-    part = piece.read(slice(None))
-    if way.turn != "o i -> i o":
-        part = part.reshape(part.shape or (1,))
-        for rows in np.array_split(part, max(1, part.nbytes // _STRIP)):
-            if not _sound(rows):
-                raise piece.no_number()
-        where[...] = way.ours(part).reshape(where.shape)
-        return
-    for start in range(0, len(part), _ROWS):  # a cache holds what is turned
-        rows = part[start : start + _ROWS]
-        if not _sound(rows):
+    """Writes a piece where it belongs; raises BundleError where it holds what is no number.
+
+    It is read in strips that a cache holds, into memory that is used again: memory that no one had
+    before costs more than the disk.
+    """
+    rows = math.prod(piece.shape[:1])
+    each = max(1, _STRIP * rows // max(1, where.nbytes))
+    whole = each >= rows or piece.added is not None or way.turn not in (None, _MATRIX)
+    for start in [0] if whole else range(0, rows, each):
+        part = piece.read(slice(None) if whole else slice(start, start + each))
+        if not _sound(part):
             raise piece.no_number()
-        rows = rows.astype(where.dtype, copy=False)
+        if way.turn == _MATRIX:
+            _turn(where[:, start : start + len(part)], part)
+        elif whole:
+            where[...] = way.ours(part).reshape(where.shape)
+        else:
+            where[start : start + len(part)] = part
+
+
+def _turn(where: np.ndarray, part: np.ndarray) -> None:
+    for start in range(0, len(part), _ROWS):
+        rows = part[start : start + _ROWS].astype(where.dtype, copy=False)
         _bits(where)[:, start : start + _ROWS] = _bits(rows).T
 
 
 def _sound(x: np.ndarray) -> bool:
-    if x.dtype == jnp.bfloat16:  # of which numpy knows nothing that is fast
-        return not x.size or bool((x.view(np.uint16) & 0x7FFF).max() < 0x7F80)
-    return bool(np.isfinite(x).all())
+    strips = np.array_split(x.reshape(-1), max(1, x.nbytes // _STRIP))
+    if x.dtype != jnp.bfloat16:
+        return all(np.isfinite(strip).all() for strip in strips)
+    # Of bfloat16 numpy knows nothing that is fast. What is no number has the largest exponent, so
+    # that it is above all others of its sign.
+    positive = max(strip.view(np.int16).max(initial=0) for strip in strips)
+    negative = max(strip.view(np.uint16).max(initial=0) for strip in strips)
+    return bool(positive < 0x7F80 and negative < 0xFF80)
 
 
 def _bits(x: np.ndarray) -> np.ndarray:
