@@ -11,6 +11,7 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from vjax import weights
+from vjax.config import ImageConfig
 from vjax.weights import BundleError
 
 
@@ -152,7 +153,8 @@ def test_a_tokenizer_that_is_not_there_is_named(bundle):
 
 def test_a_fingerprint_is_of_all_that_decides_a_result(bundle):
     first = weights.fingerprint(str(bundle))
-    weights.save(bundle, tiny.bundle(tiny.model(name="other")), dtype="float32")
+    more = dataclasses.replace(tiny.MODEL.sampler, steps=9)  # which whoever samples says
+    weights.save(bundle, tiny.bundle(tiny.model(name="other", sampler=more)), dtype="float32")
     assert weights.fingerprint(str(bundle)) == first
     seen = {first}
     for name in ("dit.safetensors", "text.safetensors", "tokenizer.json", "vae.safetensors"):
@@ -162,11 +164,22 @@ def test_a_fingerprint_is_of_all_that_decides_a_result(bundle):
         (bundle / name).write_bytes(content)
     assert weights.fingerprint(str(bundle)) == first
     vae = dataclasses.replace(tiny.MODEL.vae, latents_std=(2.0,) * tiny.MODEL.vae.z_dim)
-    changes: tuple = ({"vae": vae}, {"fps": tiny.MODEL.fps + 1}, {"max_frames": 33})
+    schedule = dataclasses.replace(tiny.MODEL.sampler, schedule="diffusers")
+    image = ImageConfig(width=8, depth=2, heads=1, ffn=8, patch=8, side=8)
+    changes: tuple = (
+        {"vae": vae},
+        {"fps": tiny.MODEL.fps + 1},
+        {"max_frames": 33},
+        {"boundary": 0.5},
+        {"boundary": 0.6},
+        {"sampler": schedule},
+        {"image": image},
+        {"image": dataclasses.replace(image, mean=(0.5, 0.5, 0.5))},
+    )
     for model in (tiny.model(**change) for change in changes):
         weights.save(bundle, tiny.bundle(model), dtype="float32")
         seen.add(weights.fingerprint(str(bundle)))
-    assert len(seen) == 8
+    assert len(seen) == 13
 
 
 @pytest.fixture(params=["at once", "in two steps"])
@@ -224,6 +237,16 @@ def test_saving_again_replaces_the_bundle_and_keeps_what_lies_beside_it(bundle, 
     ]
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     assert weights.load(str(bundle)).config.name == "new"
+
+
+def test_a_second_expert_goes_with_its_bundle(bundle):
+    params = {**tiny.params(), "low": tiny.params()["dit"]}
+    two = dataclasses.replace(tiny.bundle(tiny.model(boundary=0.5)), params=params)
+    for saved in (two, two, tiny.bundle()):
+        weights.save(bundle, saved)
+        networks = {path.stem for path in bundle.glob("*.safetensors")}
+        assert networks == saved.params.keys()
+        assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
 def test_nothing_but_a_bundle_is_replaced(tmp_path):

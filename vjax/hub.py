@@ -4,15 +4,16 @@ import functools
 import pathlib
 import re
 
+from vjax.convert.directory import FOLDERS
 from vjax.tensors import BundleError
 
 _ID = re.compile(r"(?!\.)[\w.-]+/(?!\.)[\w.-]+(@[\w./-]+)?")
 _DESCRIBED = ("*.json", "tokenizer/*", "README.md")
 _WEIGHTS = tuple(
-    f"{folder}/*.safetensors"
-    for folder in ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
+    pattern
+    for network, folder in FOLDERS.items()
+    for pattern in (f"{folder}/*.safetensors", f"{network}.safetensors")
 )
-_BUNDLE = tuple(f"{network}.safetensors" for network in ("dit", "low", "vae", "text", "image"))
 
 
 def is_id(name: str) -> bool:
@@ -31,13 +32,13 @@ def fetch(name: str, weights: bool = False) -> pathlib.Path:
         BundleError: there is none of that id, its terms must be accepted first, or there is no
             connection; says what to do.
     """
-    return _snapshot(name, _DESCRIBED + (_WEIGHTS + _BUNDLE if weights else ()), False)
+    return _snapshot(name, _DESCRIBED + (_WEIGHTS if weights else ()), False)
 
 
 def kept(name: str) -> pathlib.Path | None:
     """The directory of a model of the hub that was fetched before; None: it was not."""
     try:
-        return _snapshot(name, _DESCRIBED + _WEIGHTS + _BUNDLE, True)
+        return _snapshot(name, _DESCRIBED + _WEIGHTS, True)
     except BundleError:
         return None
 
