@@ -48,7 +48,7 @@ def export(
             f"{directory} is there already: choose a name that is not, or an empty directory."
         )
     base = base or name
-    place = weights.find(base, whole=True)
+    place = weights.find(base, whole=True).resolve()
     if not weights.is_published(place):
         raise BundleError(
             f"{base} is a bundle, so it has no files for diffusers: say which published model it "
