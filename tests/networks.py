@@ -160,7 +160,7 @@ def _dit(config: DiTConfig):
     return diffusers.WanTransformer3DModel(**options)
 
 
-def _run_dit(network, case, given):
+def run_dit(network, case, given):
     import torch
 
     if case.method == "image_embed":
@@ -277,14 +277,14 @@ _BUILT: dict[type, Callable] = {
     ImageConfig: _image,
 }
 _RUN: dict[type, Callable] = {
-    DiTConfig: _run_dit,
+    DiTConfig: run_dit,
     VAEConfig: _run_vae,
     TextConfig: _run_text,
     ImageConfig: _run_image,
 }
 
 
-def _dit_case(
+def dit_case(
     config: DiTConfig, t: Any, words: int = 7, batch: int = 2, frames: int = 3, **shapes: tuple
 ) -> Case:
     inputs = {
@@ -293,6 +293,19 @@ def _dit_case(
         "text": drawn("text", batch, words, 16),
     }
     return Case(config, inputs | {k: drawn(k, batch, *shape) for k, shape in shapes.items()})
+
+
+def case_of(config: DiTConfig) -> Case:
+    """With all that a transformer takes."""
+    shapes: dict[str, tuple] = {}
+    if config.in_channels > config.out_channels:
+        shapes["channels"] = (3, 4, 6, config.in_channels - config.out_channels)
+    if config.image_width:
+        shapes["image"] = (config.image_tokens or 5, config.image_width)
+    if config.control_channels:
+        shapes["control"] = (3, 4, 6, config.control_channels)
+    case = dit_case(config, _T, 512 if config.image_width else 7, **shapes)
+    return _with(case, frame_rate=np.array([0, 1])) if config.frame_rates else case
 
 
 def _with(case: Case, **inputs: np.ndarray) -> Case:
@@ -320,10 +333,10 @@ _IDS = {
 }
 
 CASES: dict[str, Case] = {
-    "t2v": _dit_case(WAN, _T),
-    "ti2v": _dit_case(WAN, _PER_TOKEN),
-    "i2v": _dit_case(I2V, _T, 512, channels=(3, 4, 6, 8), image=(5, 20)),
-    "flf2v": _dit_case(
+    "t2v": dit_case(WAN, _T),
+    "ti2v": dit_case(WAN, _PER_TOKEN),
+    "i2v": dit_case(I2V, _T, 512, channels=(3, 4, 6, 8), image=(5, 20)),
+    "flf2v": dit_case(
         dataclasses.replace(I2V, image_tokens=10),
         _T,
         512,
@@ -334,13 +347,13 @@ CASES: dict[str, Case] = {
     "i2v, tokens of images": Case(
         I2V, {"image": 0.01 * drawn("gray", 2, 5, 20)}, "image_embed", tolerance=1e-5
     ),
-    "i2v a14b": _dit_case(dataclasses.replace(I2V, image_width=None), _T, channels=(3, 4, 6, 8)),
-    "vace": _dit_case(VACE, _T, control=(3, 4, 6, 6)),
-    "vace, control of two frames": _dit_case(VACE, _T, control=(2, 4, 6, 6)),
-    "vace, unevenly": _dit_case(dataclasses.replace(VACE, depth=3), _T, control=(3, 4, 6, 6)),
-    "skyreels": _with(_dit_case(SKYREELS, _T), frame_rate=np.array([0, 1])),
-    "skyreels df": _with(_dit_case(SKYREELS, _PER_FRAME, batch=1), frame_rate=np.array([1])),
-    "skyreels df, in blocks": _dit_case(
+    "i2v a14b": dit_case(dataclasses.replace(I2V, image_width=None), _T, channels=(3, 4, 6, 8)),
+    "vace": dit_case(VACE, _T, control=(3, 4, 6, 6)),
+    "vace, control of two frames": dit_case(VACE, _T, control=(2, 4, 6, 6)),
+    "vace, unevenly": dit_case(dataclasses.replace(VACE, depth=3), _T, control=(3, 4, 6, 6)),
+    "skyreels": _with(dit_case(SKYREELS, _T), frame_rate=np.array([0, 1])),
+    "skyreels df": _with(dit_case(SKYREELS, _PER_FRAME, batch=1), frame_rate=np.array([1])),
+    "skyreels df, in blocks": dit_case(
         dataclasses.replace(WAN, frame_block=2), [[0, 0.3, 0.3, 0.8]], batch=1, frames=4
     ),
     **_vae_cases("wan2.1", WAN21),

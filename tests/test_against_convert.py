@@ -7,11 +7,13 @@ import json
 import pathlib
 import tempfile
 
+import networks
 import numpy as np
 import published
 import pytest
 import tiny_wan
 
+import vjax
 from vjax import weights
 from vjax.convert import directory as described
 
@@ -72,6 +74,17 @@ def test_what_the_libraries_save_is_loaded(tmp_path, family):
     q = made["transformer"].blocks[1].attn1.to_q.weight.detach().numpy()
     kernel = loaded["dit"]["blocks"]["self_attention"]["q"]["kernel"]
     np.testing.assert_array_equal(kernel[1], q.T)
+    pipe = vjax.load(str(directory), dtype="float32")
+    case = networks.case_of(pipe.config.dit)
+    inputs = dict(case.inputs)
+    z, t, text = (inputs.pop(name) for name in ("latents", "t", "text"))
+    for expert, folder in (("dit", "transformer"), ("low", "transformer_2")):
+        if folder in made:
+            given = {name: torch.from_numpy(np.array(x)) for name, x in case.inputs.items()}
+            with torch.no_grad():
+                theirs = networks.run_dit(made[folder].eval(), case, given).numpy()
+            ours = pipe.velocity(z, t, text, expert=expert, **inputs)
+            assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
 if __name__ == "__main__":

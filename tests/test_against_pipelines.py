@@ -111,11 +111,13 @@ def test_text_to_video(load, family):
     close(pipe(vjax.text(PROMPT, **SIZE), steps=STEPS, noise=noise), frames)
 
 
-@pytest.mark.parametrize("family", ["i2v", "flf2v", "ti2v", "i2v_a14b"])
-def test_given_frames(load, family):
+@pytest.mark.parametrize(
+    ("family", "both"),
+    [("i2v", False), ("flf2v", True), ("ti2v", False), ("i2v_a14b", False), ("i2v_a14b", True)],
+)
+def test_given_frames(load, family, both):
     pipe, directory = load(family)
     noise, (first, last) = drawn(pipe, 3), PICTURES
-    both = family == "flf2v"
     frames = theirs(directory, diffusers.WanImageToVideoPipeline)(
         image(first),
         last_image=image(last) if both else None,

@@ -24,11 +24,10 @@ def scheduler(solver, shift):
 def test_the_steps_are_the_same(solver, steps, shift):
     theirs, ours = scheduler(solver, shift), solvers.SOLVERS[solver]
     if solver == "euler":
-        times = flow.schedule(steps, shift)
-        theirs.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+        times = flow.diffusers_euler_schedule(steps, shift)
     else:
         times = flow.diffusers_schedule(steps, shift)
-        theirs.set_timesteps(steps)
+    theirs.set_timesteps(steps)
     np.testing.assert_allclose(times, theirs.sigmas, atol=1e-6)
     random = np.random.RandomState(steps)
     x = random.standard_normal((2, 3, 4)).astype(np.float32)

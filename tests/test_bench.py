@@ -148,7 +148,7 @@ def test_missing_peers_are_asked_for(missing, monkeypatch, capsys):
     assert bench.main(["peers"]) == 2
     line = capsys.readouterr().err
     assert line.startswith("vjax.bench: The peers are not all here (")
-    assert "pip install torch diffusers transformers" in line
+    assert "pip install 'vjax[peers]'" in line
 
 
 def test_ways_take_turns_and_long_ones_fewer(monkeypatch):

@@ -234,7 +234,10 @@ def test_the_schedule_is_what_the_scheduler_says(t2v):
     assert weights.read_config(str(t2v)).sampler.shift == 5.5
     change(file, _class_name="FlowMatchEulerDiscreteScheduler", shift=7.0)
     sampler = weights.read_config(str(t2v)).sampler
-    assert (sampler.solver, sampler.schedule, sampler.shift) == ("euler", "even", 7)
+    assert (sampler.solver, sampler.schedule, sampler.shift) == ("euler", "flow_match", 7)
+    change(file, use_karras_sigmas=True)
+    with pytest.raises(BundleError, match=r"scheduler_config\.json cannot be used: use_karras"):
+        weights.read_config(str(t2v))
     file.unlink()
     assert weights.read_config(str(t2v)).sampler.shift == 5
 

@@ -1,5 +1,7 @@
 """How videos are sampled: what is preferred gives way where it cannot serve."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,17 +9,20 @@ import tiny
 
 from vjax import flow, method, planning
 from vjax.config import SamplerConfig
+from vjax.order import SAMPLING
 from vjax.timeline import Gap, Piece, Timeline
 
 PREFERRED = SamplerConfig(solver="unipc", steps=8, guidance=2.0, shift=3.0)
 
 
-def choose(*strengths: float, gap: bool = False, moved: bool = False, **asked) -> method.Method:
+def choose(
+    *strengths: float, gap: bool = False, moved: bool = False, preferred=PREFERRED, **asked
+) -> method.Method:
     pieces = [Piece(tiny.clip(4), np.full((4, 1, 1, 1), s, np.float32)) for s in strengths]
     film = (*pieces, Gap(1)) if gap else tuple(pieces) or (Gap(),)
     canvas = planning.plan(Timeline("a", film), tiny.MODEL).canvas
-    nothing = dict.fromkeys(("solver", "steps", "guidance", "shift"))
-    return method.choose(canvas, PREFERRED, nothing | asked, moved)
+    nothing = dict.fromkeys(SAMPLING)
+    return method.choose(canvas, preferred, nothing | asked, moved)
 
 
 def test_what_is_asked_for_goes_before_what_is_preferred():
@@ -53,3 +58,29 @@ def test_what_moves_from_text_to_text_is_guided_more_and_by_euler():
     assert choose(1.0, 0.0, moved=True).config == PREFERRED  # nothing moves
     with pytest.raises(ValueError, match="use euler or heun"):
         choose(0.4, moved=True, solver="stochastic")
+
+
+def test_what_is_asked_of_one_expert_is_that_of_both_unless_the_second_is_asked_too():
+    preferred = dataclasses.replace(PREFERRED, low_guidance=1.0)
+
+    def guidance(**asked):
+        found = choose(0.4, preferred=preferred, **asked)
+        return [each[3] for each in found.parts(0.5, 0, found.steps)], found.config.guided
+
+    assert guidance() == ([2, 1], True)
+    assert guidance(guidance=1) == ([1, 1], False)
+    assert guidance(guidance=1, low_guidance=3) == ([1, 3], True)
+    assert guidance(low_guidance=3) == ([2, 3], True)
+    assert guidance(moved=True) == ([3, 1], True)
+    low = dataclasses.replace(preferred, low_guidance=4.0)
+    assert choose(0.4, moved=True, preferred=low).config.low_guidance == 6
+
+
+def test_a_published_schedule_is_that_of_its_solver():
+    preferred = dataclasses.replace(PREFERRED, solver="euler", schedule="flow_match")
+    np.testing.assert_allclose(
+        choose(preferred=preferred, shift=5.0, steps=4).times, [1, 0.91, 0.717, 0.024, 0], atol=1e-3
+    )
+    np.testing.assert_array_equal(
+        choose(preferred=preferred, solver="heun").times, flow.schedule(8, 3.0)
+    )

@@ -7,7 +7,7 @@ import os
 import pytest
 import tiny
 
-from vjax import recipe, verbs, weights
+from vjax import arguments, recipe, verbs, weights
 from vjax import video as media
 from vjax.recipe import Model
 from vjax.timeline import RequestError
@@ -54,6 +54,7 @@ def test_a_recipe_is_read_as_it_was_stored(here):
         "rewritten": None,
         "loras": (),
         "int8": False,
+        "low_guidance": None,
     }  # which older files lack
     assert found.model == Model("tiny", "0123456789abcdef")
 
@@ -185,3 +186,15 @@ def test_what_is_otherwise_than_it_was_is_said(here):
     (note,) = recipe.differences(old, new, "made.png")
     for words in ("platform cpu", "jax 0.10.2", "other weights", "made.png"):
         assert words in note
+
+
+def test_the_guidance_of_a_second_expert_is_asked_for_again(here):
+    path = write(GOOD | {"low_guidance": 3.0})
+
+    def guidance(*more: str) -> dict:
+        sampling = arguments.parse(["--like", path, "extend", "five.mp4", *more]).sampling
+        return {name: sampling[name] for name in sampling if "guidance" in name}
+
+    assert guidance() == {"guidance": 2.0, "low_guidance": 3.0}
+    assert guidance("--guidance", "5") == {"guidance": 5.0}
+    assert guidance("--low-guidance", "1") == {"guidance": 2.0, "low_guidance": 1.0}

@@ -10,7 +10,7 @@ from vjax.timeline import RequestError
 # Which models can what some cannot, for the user to choose from.
 AFTER = (
     "the default model, Wan T2V, VACE and SkyReels-V2 DF models, and for a first and a last frame "
-    "FLF2V"
+    "FLF2V and Wan 2.2 I2V-A14B"
 )
 MASKS = "the default model and Wan VACE models"
 PARTLY = "text-to-video models such as Wan 2.1 T2V"

@@ -39,8 +39,11 @@ OPTIONS = {
     "upsample_seconds": Option("how long it may take to answer (30)", "S", float),
     "variations": Option("so many of each, with seeds N, N+1, …", "K", int),
     "seed": Option("decides what is left open (0)", "N", int),
-    "steps": Option("sampling steps; default: the model's, as for the next three", "N", int),
+    "steps": Option("sampling steps; default: the model's, as for the next four", "N", int),
     "guidance": Option("how closely to follow the prompt; 1 ignores --negative", "G", float),
+    "low_guidance": Option(
+        "that of the second expert of a model with two; default: --guidance, if given", "G", float
+    ),
     "solver": Option("euler, heun, unipc or stochastic", "NAME"),
     "shift": Option(
         "above 1, more of the steps go to the composition, fewer to details", "S", float
@@ -295,6 +298,8 @@ def parse(arguments: list[str]) -> Order:
         if "lora" not in settings:
             settings["lora"] = recipes.find_loras(recipe, like)
         again = {n: getattr(recipe, n) for n in ("seed", "dtype", "int8", "quality", *SAMPLING)}
+        if "guidance" in settings:  # which then is that of both experts
+            again.pop("low_guidance")
         settings = {**again, "recipe": recipe, **settings}
     asked = settings.get("caption") or settings.get("upsample")
     for name in ("upsample_model", "upsample_seconds"):

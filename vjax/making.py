@@ -120,6 +120,10 @@ def _work(
     named: Mapping[Any, Any],
 ) -> Work:
     bundle = weights.open(name, loras=order.lora)
+    if order.recipe is not None and bundle.config.boundary is None:
+        # That of another model's second expert has no use here.
+        sampling = {k: v for k, v in order.sampling.items() if k != "low_guidance"}
+        order = dataclasses.replace(order, sampling=sampling)
     mesh = order.mesh or _mesh(bundle, plan, order)
     dtype = order.dtype or bundle.dtype or stages.usual_dtype()
     guided = order.sampling.get("guidance") != 1
@@ -153,7 +157,7 @@ def _work(
                 notes[whole] = None
         if method.config.solver != order.sampling.get("solver", pipe.config.sampler.solver):
             notes[f"It is made with the {method.config.solver} solver, which this needs."] = None
-        if request.negative and method.config.guidance == 1:
+        if request.negative and not method.config.guided:
             notes["A guidance of 1 reads no negative prompt, so it changes nothing."] = None
         for seed in range(order.seed, order.seed + order.variations):
             made = Recipe(

@@ -59,7 +59,8 @@ def choose(
     the first token does: before, the network would be asked for nothing.
 
     Args:
-        asked: values for fields of a `SamplerConfig`; None: as preferred.
+        asked: values for fields of a `SamplerConfig`; None: as preferred. A guidance is that of
+            both experts, unless that of the second is asked for too.
         moved: whether what is given moves from one text to another.
 
     Raises:
@@ -67,7 +68,7 @@ def choose(
     """
     used = {name: getattr(preferred, name) if v is None else v for name, v in asked.items()}
     config = validation.from_dict(SamplerConfig, {**dataclasses.asdict(preferred), **used})
-    if asked["guidance"] is not None:  # the same for both experts
+    if asked["guidance"] is not None and asked["low_guidance"] is None:
         config = dataclasses.replace(config, low_guidance=None)
     solver = solvers.SOLVERS[config.solver]
     moved &= canvas.departs
@@ -75,18 +76,23 @@ def choose(
     if asked["solver"] is None and gives_way and canvas.departs:
         solver = solvers.EULER
         config = dataclasses.replace(config, solver=solver.name)
-    if moved and asked["guidance"] is None and config.guidance > 1:
-        config = dataclasses.replace(config, guidance=MOVED_GUIDANCE * config.guidance)
+    if moved and asked["guidance"] is None:
+        usual = {name: getattr(config, name) or 1 for name in ("guidance", "low_guidance")}
+        more = {name: MOVED_GUIDANCE * value for name, value in usual.items() if value > 1}
+        config = dataclasses.replace(config, **more)
     for given in canvas.given:
         for strength in given.strength.blocks():
             sampler.check(solver, strength, moved)
-    if config.schedule != "even" and solver is solvers.UNIPC:
+    if config.schedule in ("diffusers", "skyreels") and solver is solvers.UNIPC:
         exact = flow.diffusers_schedule(config.steps, config.shift)
         told = jnp.asarray(flow.told_by_diffusers(exact), jnp.float32)
         if config.schedule == "skyreels":
             solver = solvers.UNIPC_IN_PLACE
         return Method(config, solver, jnp.asarray(exact, jnp.float32), told)
     times = flow.schedule(config.steps, config.shift)
+    if config.schedule == "flow_match" and solver is solvers.EULER:
+        exact = flow.diffusers_euler_schedule(config.steps, config.shift)
+        times = jnp.asarray(exact, jnp.float32)
     begin = np.float32(1) - np.float32(canvas.weakest)
     if 0 < begin < 1:
         times = jnp.concatenate([jnp.asarray(begin)[None], times[times < begin]])

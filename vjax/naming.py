@@ -27,9 +27,10 @@ def name(
         for field, value in stored.items()
         if field not in ("verb", "prompt", "negative", "cards", "film") and _says(value)
     }
-    for field in ("solver", "steps", "guidance", "shift"):
-        if getattr(sampling, field) != getattr(usual, field):
-            settings[field] = getattr(sampling, field)
+    for field in ("solver", "steps", "guidance", "low_guidance", "shift"):
+        value = getattr(sampling, field)
+        if value is not None and value != getattr(usual, field):
+            settings[field] = value
     said = _cut("-".join(_said(field, value) for field, value in settings.items()), _SETTINGS)
     end = "-".join(filter(None, [said, str(seed)])) + suffix
     words = _cut(_slug(request.title), LONGEST - _NUMBER - len(f"{request.verb}--{end}".encode()))

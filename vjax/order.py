@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vjax.recipe import Recipe
     from vjax.rewriting import Rewritten
 
-SAMPLING = ("steps", "guidance", "solver", "shift")
+SAMPLING = ("steps", "guidance", "low_guidance", "solver", "shift")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ class Pipeline(Rollout):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        low_guidance: float | None = None,
         solver: str | None = None,
         shift: float | None = None,
         noise: Float[Array | np.ndarray, "B t h w C"] | None = None,
@@ -89,6 +90,7 @@ class Pipeline(Rollout):
         Args:
             seed: decides the initial noise; the same request, seed and machine give the same bytes.
             steps, guidance, solver, shift: how to sample; None: as the model prefers.
+            low_guidance: of the second expert of a model with two; None: `guidance`, if given.
             noise: initial latents in place of the seed's, to repeat a run made elsewhere.
             variations: this many videos, with seeds `seed`, `seed` + 1, …, stacked.
             on_step: is told after every step how many are done; True stops, with `Cancelled`.
@@ -104,6 +106,7 @@ class Pipeline(Rollout):
             seed=seed,
             steps=steps,
             guidance=guidance,
+            low_guidance=low_guidance,
             solver=solver,
             shift=shift,
             variations=count,
@@ -133,6 +136,7 @@ class Pipeline(Rollout):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        low_guidance: float | None = None,
         solver: str | None = None,
         shift: float | None = None,
         on_step: Callable[[int], bool | None] | None = None,
@@ -143,7 +147,13 @@ class Pipeline(Rollout):
         is checked at once, before the first piece is asked for.
         """
         plan, method = self.check(
-            timeline, seed=seed, steps=steps, guidance=guidance, solver=solver, shift=shift
+            timeline,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            low_guidance=low_guidance,
+            solver=solver,
+            shift=shift,
         )
 
         def frames() -> Iterator[np.ndarray]:
@@ -160,6 +170,7 @@ class Pipeline(Rollout):
         *,
         steps: int | None = None,
         guidance: float | None = None,
+        low_guidance: float | None = None,
         solver: str | None = None,
         shift: float | None = None,
         start: tuple[UInt8[np.ndarray, "B T H W 3"], float] | None = None,
@@ -178,6 +189,7 @@ class Pipeline(Rollout):
         how: dict[str, Any] = {
             "steps": steps,
             "guidance": guidance,
+            "low_guidance": low_guidance,
             "solver": solver,
             "shift": shift,
         }
@@ -212,7 +224,7 @@ class Pipeline(Rollout):
                     "where no frames are known."
                 )
             times = jnp.concatenate([jnp.float32(t)[None], method.times[method.times < t]])
-            method = dataclasses.replace(method, times=times)
+            method = dataclasses.replace(method, times=times, told=None)
             source = [self.on_grid(clips, segment) for segment in plans[0].segments]
         steps = plans[0].windows * method.steps
         with progress.Steps(steps, on_step=on_step, quiet=True) as watched:
@@ -226,6 +238,7 @@ class Pipeline(Rollout):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        low_guidance: float | None = None,
         solver: str | None = None,
         shift: float | None = None,
         variations: int = 1,
@@ -243,22 +256,30 @@ class Pipeline(Rollout):
         if not _is_whole(seed) or not 0 <= seed <= 2**32 - variations:
             last = "" if variations == 1 else f", and the last of {variations} variations has one"
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
-        asked = {"solver": solver, "steps": steps, "guidance": guidance, "shift": shift}
+        if low_guidance is not None and self.config.boundary is None:
+            raise RequestError(f"{self.config.name} has no second expert for low_guidance.")
+        asked: dict[str, Any] = {
+            "steps": steps,
+            "guidance": guidance,
+            "low_guidance": low_guidance,
+            "solver": solver,
+            "shift": shift,
+        }
         preferred, said = self.config.sampler, plan.timeline
         if said.guidance is not None:
-            preferred = dataclasses.replace(preferred, guidance=said.guidance)
+            preferred = dataclasses.replace(preferred, guidance=said.guidance, low_guidance=None)
         try:
             method = methods.choose(plan.canvas, preferred, asked, bool(said.source_prompt))
             method = dataclasses.replace(method, tiles=plan.tiles)
             self._check_memory(plan, method)
             if self.mesh is not None and not self.in_place:
-                meshes.check_samples(self.mesh, at_once * (1 if method.config.guidance == 1 else 2))
+                meshes.check_samples(self.mesh, at_once * (1 + method.config.guided))
         except ValueError as error:
             raise RequestError(str(error)) from error
         return plan, method
 
     def _check_memory(self, plan: Plan, method: Method) -> None:
-        guided = method.config.guidance != 1
+        guided = method.config.guided
         need = memory.needed(
             self.config, plan, str(self.dtype), guided, self.mesh_config, self.int8
         )

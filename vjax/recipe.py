@@ -50,6 +50,7 @@ class Recipe:
         jax: its version; `platform` is that which it ran on.
         rewritten: of what the prompt was made, by whom, and why not (`vjax.rewriting.Rewritten`).
         int8: whether the matrices of the model's blocks were kept in 8 bits.
+        low_guidance: of a second expert; None: as of the first, or there is none.
     """
 
     vjax: str
@@ -67,6 +68,7 @@ class Recipe:
     rewritten: dict | None = None
     loras: tuple[Applied, ...] = ()
     int8: bool = False
+    low_guidance: float | None = None
 
     def stored(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -18,6 +18,7 @@ from vjax.stages import Stages
 from vjax.tones import toned
 
 Frames = UInt8[np.ndarray, "t H W 3"]
+Texts = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]  # the prompt, the negative, all said
 
 
 class SamplingError(ValueError):
@@ -34,7 +35,7 @@ class Known:
     """What a segment knows of one request, and what its windows have made of it so far."""
 
     plan: Plan
-    texts: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+    texts: Texts
     given: Float[np.ndarray, "t h w C"]
     strength: Float[np.ndarray, "t #h #w 1"]
     beside: Mapping[str, np.ndarray]  # what the network takes of each latent
@@ -46,11 +47,16 @@ class Known:
 class Rollout(Stages):
     """Makes the frames of plans that know the same frames, a batch of one or more at once."""
 
+    # What the plans before said: variations say the same, and a text encoder's files are large.
+    _told: tuple[list[Plan], list[Texts]] = ([], [])
+
     def frames(
         self, plans, seeds, method, watched, *, source=None, noise=None
     ) -> Iterator[np.ndarray]:
         """The frames [B t H W 3] of plans that know the same frames, piece by piece."""
-        texts = [self._texts(plan) for plan in plans]
+        if [id(plan) for plan in plans] != [id(plan) for plan in self._told[0]]:
+            self._told = list(plans), [self._texts(plan) for plan in plans]
+        texts = self._told[1]
         canvases = [plan.canvas for plan in plans]
         done, window = 0, 0  # frames, windows
         for number, segment in enumerate(plans[0].segments):
@@ -79,7 +85,7 @@ class Rollout(Stages):
         at = np.minimum(segment.start + np.arange(count), clips.shape[1] - 1)
         return np.stack([self.encode_pixels(clip[at]) for clip in clips])
 
-    def _texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _texts(self, plan: Plan) -> Texts:
         """The embeddings [S D] of the prompt, of the negative one and of all that is said."""
         said = [text for line in plan.script.lines for text in (line.text, line.source)]
         said.append(plan.timeline.source_prompt)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,9 +63,9 @@ def _decode(config, params, latents, past, dtype):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _velocity(config, params, z, t, text, positions, dtype):
+def _velocity(config, params, z, t, text, inputs, dtype):
     dit = models.velocity(config, params, dtype, unroll=False)
-    return dit(z, t, text, positions=positions)
+    return dit(z, t, text, **inputs)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -290,13 +290,25 @@ class Stages:
     @_on_mesh
     def velocity(
         self,
-        z: Float[Array, "B t h w C"],
-        t: Float[Array, " B"] | Float[Array, "B t"] | Float[Array, "B t h w"],
-        text: Float[Array, "B S D"],
+        z: Float[Array | np.ndarray, "B t h w C"],
+        t: Real[Array | np.ndarray, " B"]
+        | Real[Array | np.ndarray, "B t"]
+        | Real[Array | np.ndarray, "B t h w"],
+        text: Float[Array | np.ndarray, "B S D"],
+        *,
+        expert: Literal["dit", "low"] = "dit",
+        **inputs: Any,
     ) -> Float[Array, "B t h w C"]:
-        """Velocity (noise minus data) at time `t`: one per clip, latent frame or position."""
+        """Velocity (noise minus data) at time `t`: one per clip, latent frame or position.
+
+        Args:
+            expert: which of two transformers.
+            inputs: what else the network takes, by its name there (`DiT.__call__`): `channels`,
+                `control`, `image`, `frame_rate`; and `positions`, if not 0, 1, ….
+        """
         positions = jnp.arange(z.shape[1], dtype=jnp.float32)
-        return _velocity(self.config.dit, self._use("dit"), z, t, text, positions, self.dtype)
+        inputs = {"positions": positions, **inputs}
+        return _velocity(self.config.dit, self._use(expert), z, t, text, inputs, self.dtype)
 
     @_on_mesh
     def noise(

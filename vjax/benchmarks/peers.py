@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vjax
-from vjax import models, weights
+from vjax import stages
 from vjax.benchmarks import published, rounds
 from vjax.benchmarks.rounds import Way
 from vjax.config import ConfigError, DiTConfig, ModelConfig, SamplerConfig, TextConfig, VAEConfig
@@ -75,7 +75,7 @@ def prepare() -> dict[str, str]:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            f"The peers are not all here ({error}): pip install torch diffusers transformers."
+            f"The peers are not all here ({error}): pip install 'vjax[peers]'."
         ) from error
     # Else JAX takes most of a GPU's memory at once, and leaves torch none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -119,7 +119,7 @@ class Peers:
         self.on_gpu = jax.default_backend() == "gpu"
         self.device, dtype = ("cuda", "bfloat16") if self.on_gpu else ("cpu", "float32")
         self.dtype = getattr(torch, dtype)
-        self.why_not = {} if compiled else {"all": "left out"}
+        self.without = None if compiled else "left out"  # why diffusers is not compiled
         self.eager = published.wan_pipeline(sizes.model, self.device, dtype)
         # Ours reads its text encoder there whenever it is needed, and keeps it no longer.
         self.directory = tempfile.TemporaryDirectory()
@@ -199,7 +199,6 @@ class Peers:
 
     def text(self) -> dict[str, dict]:
         """A text to what the DiT reads, with an encoder that is on the device already."""
-
         text = self.ours.config.text
         length = text.max_length
 
@@ -208,12 +207,10 @@ class Peers:
             return pipe.encode_prompt(PROMPT, **given)[0]
 
         flops = text_flops(text, length)
-        found = weights.load(self.directory.name, ("text",)).params["text"]
-        params = jax.device_put(jax.tree.map(lambda x: x.astype(self.ours.dtype), found))
-        encode = jax.jit(lambda params, *args: models.bind(text, params)(*args))
+        encoder = self.ours._use("text")
 
         def ours():
-            return encode(params, *self.ours.tokenizer([PROMPT]))
+            return stages._embed(text, encoder, *self.ours.tokenizer([PROMPT]))
 
         name = f"text {length} tokens"
         return {name: self._compare(ours, run, flops, channels_first=False)}
@@ -281,7 +278,7 @@ class Peers:
             ),
             "diffusers": Way(functools.partial(finished, self.eager), array),
         }
-        note = self.why_not.get("all")
+        note = self.without
         if note is None:
             try:
                 finished(self.compiled)

@@ -119,7 +119,7 @@ def sample(runs: int, config: RunConfig, steps: int | None) -> dict[str, float]:
     tokens = noise.shape[1] * math.prod(
         side // patch for side, patch in zip(noise.shape[2:4], model.dit.patch[1:], strict=True)
     )
-    branches = 1 if method.config.guidance == 1 else 2
+    branches = 1 + method.config.guided
     evaluations = branches * (2 if method.solver.name == "heun" else 1)
     flops = evaluations * dit_flops(model.dit, tokens, model.text.max_length)
     return {

@@ -94,6 +94,23 @@ _IMAGE = {
 # What must be so: other values mean a network that is not ours.
 _DIT_IS = {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
 _VAE_IS: Json = {"attn_scales": []}
+_UNIPC_IS = {
+    "solver_order": 2,
+    "solver_type": "bh2",
+    "predict_x0": True,
+    "lower_order_final": True,
+    "final_sigmas_type": "zero",
+    "disable_corrector": [],
+    "thresholding": False,
+}
+_EULER_IS = {"shift_terminal": None, "invert_sigmas": False, "stochastic_sampling": False}
+_SIGMAS_ARE = {
+    "num_train_timesteps": 1000,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": False,
+}
 
 
 def read(directory: pathlib.Path, name: str) -> ModelConfig:
@@ -288,22 +305,29 @@ def _schedule(directory: pathlib.Path, index: Json) -> dict[str, Any]:
     listed = index.get("scheduler") or [None, None]
     kind = config.get("_class_name", listed[-1])
     if kind == "FlowMatchEulerDiscreteScheduler":
-        found = {"solver": "euler", "schedule": "even", "shift": config.get("shift", 1.0)}
+        _known(file, config, {**_EULER_IS, **_SIGMAS_ARE})
+        found = {"solver": "euler", "schedule": "flow_match", "shift": config.get("shift", 1.0)}
     elif kind == "UniPCMultistepScheduler":
         if not config.get("use_flow_sigmas") or config.get("prediction_type") != "flow_prediction":
             raise ConfigError(
                 f"{file} cannot be used: the model must predict a flow (use_flow_sigmas true, "
                 'prediction_type "flow_prediction").'
             )
+        _known(file, config, {**_UNIPC_IS, **_SIGMAS_ARE})
         found = {"shift": config.get("flow_shift", 1.0)}
     else:
         raise ConfigError(
             f"{file} cannot be used: it is a {kind}; those that are known are "
             "UniPCMultistepScheduler and FlowMatchEulerDiscreteScheduler."
         )
-    if config.get("use_dynamic_shifting"):
-        raise ConfigError(f"{file} cannot be used: its shift is dynamic, which is not known here.")
     return found
+
+
+def _known(file: pathlib.Path, config: Json, values: Json) -> None:
+    try:
+        _must_be(config, values)
+    except ConfigError as error:
+        raise ConfigError(f"{file} cannot be used: {error}") from error
 
 
 def _licence(directory: pathlib.Path) -> str:

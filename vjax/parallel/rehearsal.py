@@ -42,7 +42,7 @@ class Video:
 
     @property
     def guided(self) -> bool:
-        return self.method.config.guidance != 1
+        return self.method.config.guided
 
 
 def video(model: ModelConfig, timeline: Timeline, **sampling: Any) -> Video:
