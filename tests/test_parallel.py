@@ -400,11 +400,11 @@ def test_devices_exchange_the_edges_of_their_parts_of_a_frame_alone(stage, mesh)
     with meshes.use(meshes.make_mesh(mesh), mesh):
         run = functools.partial(getattr(stages, stage).lower, config, models.abstract(config))
         if stage == "_decode":
-            first = functools.partial(stages._decode, config, dtype=None)
+            first = functools.partial(stages._decode.__wrapped__, config, dtype=None)
             _, past = jax.eval_shape(first, models.abstract(config), jnp.ones(latents), None)
             text = run(jnp.ones(latents), past, None).compile().as_text()
         else:
-            first = functools.partial(stages._encode, config)
+            first = functools.partial(stages._encode.__wrapped__, config)
             image = jnp.ones(video)[:, :1]
             _, past = jax.eval_shape(first, models.abstract(config), image, None)
             text = run(jnp.ones(video), past).compile().as_text()

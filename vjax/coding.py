@@ -21,7 +21,7 @@ from vjax.tiles import Tiles
 OVERLAP = 16  # latents; with them the default model's tiles are 2 levels of 255 off at most
 # Features in float32, of the size of a latent's frames and as wide as the network is there, that it
 # takes to decode and to encode them.
-DECODING, ENCODING = 22, 14
+DECODING, ENCODING = 22, 15
 
 Part = Real[Array | np.ndarray, "B _T _H _W _C"]
 

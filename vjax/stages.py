@@ -48,7 +48,14 @@ def _embed(config, params, ids, mask):
     return models.bind(config, params)(ids, mask).astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="past")
+# XLA on CPU would first lay out the kernels of all convolutions and hold them to the end. Others do
+# not look at it.
+_LEAN = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+@functools.partial(
+    jax.jit, static_argnames="config", donate_argnames="past", compiler_options=_LEAN
+)
 def _encode(config, params, video, past):
     vae = models.bind(config, params)
     video = to_float(video) if video.dtype == jnp.uint8 else video
@@ -56,7 +63,9 @@ def _encode(config, params, video, past):
     return vae.normalise(latents), past
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="past")
+@functools.partial(
+    jax.jit, static_argnames=("config", "dtype"), donate_argnames="past", compiler_options=_LEAN
+)
 def _decode(config, params, latents, past, dtype):
     vae = models.bind(config, params)
     return vae.decode_next(vae.denormalise(latents), past, dtype)

@@ -235,7 +235,8 @@ def _coding(
     *kind: Any,
 ) -> Job:
     """The VAE's program of a latent that is not the `first`, which most are."""
-    _, past = jax.eval_shape(lambda p, x: stage(vae, p, x, None, *kind), params, first)
+    plain = stage.__wrapped__  # a program with options of its own can be no part of another
+    _, past = jax.eval_shape(lambda p, x: plain(vae, p, x, None, *kind), params, first)
     with jax.sharding.set_mesh(mesh):  # what a latent leaves lies where it was computed
         past = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
@@ -245,7 +246,7 @@ def _coding(
             ),
             past,
         )
-    alone = jax.make_jaxpr(lambda p, x, past: stage(vae, p, x, past, *kind))(params, other, past)
+    alone = jax.make_jaxpr(lambda p, x, past: plain(vae, p, x, past, *kind))(params, other, past)
     needed = flops.traced(alone) / mesh.size
     looking = flops.traced(alone, kernels_only=True) / mesh.size
     return Job(
