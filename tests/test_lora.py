@@ -239,7 +239,41 @@ def test_each_expert_takes_its_own(tmp_path):
         changed(name, products(made, 0.5), "transformer_2"),
     )
     tensors = styled(made, "transformer_2.{diffusers}")
-    assert changes(written(tmp_path / "b.safetensors", tensors)) == [False, True]
+    low = written(tmp_path / "b.safetensors", tensors)
+    assert changes(low) == [False, True]
+    both = written(
+        tmp_path / "c.safetensors", {**tensors, **styled(made, "transformer.{diffusers}")}
+    )
+    assert changes(both) == [True, True]
+    assert changes(f"{both}@high") == [True, False]
+    assert "c.safetensors@high:1 changes 9 of the 9 modules" in notes[-1]
+    assert changes(f"{both}@low") == [False, True]
+    with pytest.raises(BundleError, match=r"b\.safetensors has nothing for this expert"):
+        weights.open(name, loras=loras.of(f"{low}@high"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_expert_has_its_own_alpha(tmp_path, order):
+    name = tiny_wan.write(tmp_path / "a14b", "a14b")
+    made = matrices(weights.read_config(name).dit)
+    settings = {"transformer.lora_alpha": RANK / 2, "transformer_2.lora_alpha": 4 * RANK}
+    said = json.dumps(dict([*settings.items()][::order]))
+    tensors = styled(made, "transformer.{diffusers}") | styled(made, "transformer_2.{diffusers}")
+    file = written(tmp_path / "a.safetensors", tensors, {"lora_adapter_metadata": said})
+    params = weights.load(name, loras=loras.of(file)).params
+    same(weights.flatten(params["dit"]), changed(name, products(made, 0.5)))
+    same(weights.flatten(params["low"]), changed(name, products(made, 4), "transformer_2"))
+
+
+def test_settings_that_cannot_be_read_are_named(t2v, tmp_path):
+    for said in ("{", "[1]", "[" * 10**5):
+        file = written(tmp_path / "a.safetensors", PAIR, {"lora_adapter_metadata": said})
+        with pytest.raises(BundleError, match=r"metadata of .*a\.safetensors cannot be read"):
+            weights.open(t2v, loras=[Lora(file)])
+        written(tmp_path / "adapter_model.safetensors", PAIR)
+        (tmp_path / "adapter_config.json").write_text(said)
+        with pytest.raises(BundleError, match=r"adapter_config\.json cannot be read"):
+            weights.open(t2v, loras=[Lora(str(tmp_path / "adapter_model.safetensors"))])
 
 
 def test_what_is_not_applied_is_said(t2v, tmp_path):

@@ -27,6 +27,7 @@ NUMBERS = DTYPES | {
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 _SAMPLED = 64  # bytes of each tensor
+_SOME = 3
 _POINTER = b"version https://git-lfs"
 
 
@@ -202,11 +203,11 @@ def _sharded(index: pathlib.Path) -> dict[str, Tensor]:
         lacks, more = sorted(wanted - set(there)), sorted(set(there) - wanted)
         if lacks:
             problems.append(
-                f"{index.parent / shard} lacks {_some(lacks)}, which {index.name} says it has"
+                f"{index.parent / shard} lacks {some(lacks)}, which {index.name} says it has"
             )
         if more:
             problems.append(
-                f"{index.parent / shard} has {_some(more)}, which {index.name} does not list there"
+                f"{index.parent / shard} has {some(more)}, which {index.name} does not list there"
             )
         found |= there
     if problems:
@@ -224,8 +225,11 @@ def grouped(names: Iterable[str]) -> list[str]:
     ]
 
 
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+def some(names: Iterable[str]) -> str:
+    """Names as a sentence has them: the first three, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _SOME} more" if len(names) > _SOME else ""
+    return ", ".join(names[:_SOME]) + more
 
 
 def _reason(file: pathlib.Path, error: Exception) -> str:

@@ -1,19 +1,18 @@
 """alpha of a LoRA file's layers: in tensors, in its header, or in peft's settings beside it."""
 
-import json
 import math
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from vjax import tensors
+from vjax.config import ConfigError
+from vjax.convert.directory import FOLDERS, described, parsed
 from vjax.tensors import BundleError, Tensor
 
 ADAPTER = "adapter_model.safetensors"  # as peft names its file
 METADATA = "lora_adapter_metadata"  # of a file that diffusers saves: peft's settings
 _SETTINGS = "adapter_config.json"
-_LONGEST_JSON = 2**20  # bytes
 
 
 class Alphas:
@@ -22,31 +21,38 @@ class Alphas:
     def __init__(self, file: pathlib.Path):
         self._file, self._settings = file, _adapter(file)
 
-    def over(self, layer: str, known: str, rank: int, alpha: Tensor | None) -> float:
+    def over(
+        self, expert: str | None, layer: str, known: str, rank: int, alpha: Tensor | None
+    ) -> float:
         """By what the product of a layer's matrices is scaled.
 
         Args:
+            expert: "dit" or "low", where the file says whose the layer is.
             layer, known: its name in the file, and as diffusers has it.
             alpha: the file's own for it.
 
         Raises:
             BundleError: it is no number.
         """
-        value = self._said(layer, known) if alpha is None else _number(alpha)
+        # diffusers puts the name of the network before each setting.
+        network = f"{FOLDERS[expert or 'dit']}."
+        settings = {key.removeprefix(network): value for key, value in self._settings.items()}
+        value = _said(settings, layer, known) if alpha is None else _number(alpha)
         if value is None:
             return 1.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
             raise BundleError(f"{self._file}: the alpha of {layer} is {value!r}, which is none.")
-        by_root = alpha is None and self._settings.get("use_rslora")
+        by_root = alpha is None and settings.get("use_rslora")
         return value / (math.sqrt(rank) if by_root else rank)
 
-    def _said(self, layer: str, known: str) -> Any:
-        """peft's alpha of a layer, for which a pattern may have its own."""
-        patterns = self._settings.get("alpha_pattern")
-        for pattern, alpha in patterns.items() if isinstance(patterns, dict) else ():
-            if _ends(layer, pattern) or _ends(known, pattern):
-                return alpha
-        return self._settings.get("lora_alpha")
+
+def _said(settings: Mapping[str, Any], layer: str, known: str) -> Any:
+    """peft's alpha of a layer, for which a pattern may have its own."""
+    patterns = settings.get("alpha_pattern")
+    for pattern, alpha in patterns.items() if isinstance(patterns, dict) else ():
+        if _ends(layer, pattern) or _ends(known, pattern):
+            return alpha
+    return settings.get("lora_alpha")
 
 
 def _number(alpha: Tensor) -> float:
@@ -63,21 +69,13 @@ def _ends(name: str, pattern: str) -> bool:
 
 def _adapter(file: pathlib.Path) -> Mapping[str, Any]:
     """peft's settings of an adapter: in the file, as diffusers saves them, or beside it."""
-    stored = tensors.metadata(file).get(METADATA)
-    settings = beside(file)
+    stored, settings = tensors.metadata(file).get(METADATA), beside(file)
     try:
         if stored is not None:
-            found = json.loads(stored)
-            # Each has the name of its network before it.
-            return {re.sub(r"^transformer(_2)?\.", "", key): value for key, value in found.items()}
-        if settings is not None:
-            if settings.stat().st_size > _LONGEST_JSON:
-                raise ValueError("it is too long")
-            return dict(json.loads(settings.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        where = file if stored is not None else settings
-        raise BundleError(f"The settings in {where} cannot be read: {error}.") from error
-    return {}
+            return parsed(stored, f"The {METADATA} of {file}")
+        return {} if settings is None else described(settings)
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
 
 
 def beside(file: pathlib.Path) -> pathlib.Path | None:

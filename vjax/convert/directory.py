@@ -168,13 +168,22 @@ def described(file: pathlib.Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LONGEST_JSON:
             raise ConfigError(f"{file} cannot be read: it has more than {LONGEST_JSON} bytes.")
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ConfigError(f"{file} cannot be read: it is nested too deeply.") from None
-    except (ValueError, OSError) as error:  # among them broken JSON and text that is not UTF-8
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
+    return parsed(text, file)
+
+
+def parsed(text: str, where: str | pathlib.Path) -> dict[str, Any]:
+    """The object that a JSON text is. Raises ConfigError, which names where it stands."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where} cannot be read: it is nested too deeply.") from None
+    except ValueError as error:
+        raise ConfigError(f"{where} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{file} cannot be read: it must be an object, got {str(found)[:60]!r}.")
+        raise ConfigError(f"{where} cannot be read: it must be an object, got {str(found)[:60]!r}.")
     return found
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from vjax import convert, tensors
 from vjax.config import DiTConfig
 from vjax.convert import alphas, wan
 from vjax.convert.alphas import Alphas
-from vjax.tensors import BundleError, Tensor
+from vjax.tensors import BundleError, Tensor, some
 
 FILES = ("pytorch_lora_weights.safetensors", alphas.ADAPTER)  # diffusers', peft's
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -58,7 +58,8 @@ _USES = (  # what a file may say of how it is used
     "trigger_phrase",
     "usage_hint",
 )
-_SOME = 3  # names that a sentence gives
+# The expert that it is of, where the file says that, and its name without what is put before.
+Layer = tuple[str | None, str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,26 +116,31 @@ class Found:
     settings: Mapping[str, str]
 
 
-def read(name: str, config: DiTConfig, scale: float) -> Found:
+def read(name: str, config: DiTConfig, scale: float, expert: str | None = None) -> Found:
     """What a LoRA file changes of a transformer, none of which is read yet but its sizes.
 
     Args:
         name: a file, or the directory that peft or diffusers saved.
+        expert: "dit" or "low", which a file that is for both is read for; None: for both.
 
     Raises:
-        BundleError: it is no such file, holds what cannot be applied, or is for another model.
+        BundleError: it is no such file, holds what cannot be applied, or is for another model or
+            the other expert.
     """
     file = located(name)
-    layers, low = _layers(file)
+    layers = _layers(file)
+    if expert is not None:
+        layers = {key: parts for key, parts in layers.items() if key[0] in (None, expert)}
+        if not layers:
+            raise BundleError(f"{file} has nothing for this expert: name it without @high or @low.")
     spellings, sources = _spellings(config), _shapes(config)
     scales = Alphas(file)
     changes: dict[str | None, dict[str, Change]] = collections.defaultdict(dict)
     left_out, misfits, applied = [], [], 0
     for key, parts in layers.items():
-        expert, layer = key
-        where = ("low" if expert else "dit") if low else None
+        where, layer = key
         known = spellings.get(layer)
-        made = {} if known is None else _changes(file, layer, known, parts, sources, scales, scale)
+        made = {} if known is None else _changes(file, key, known, parts, sources, scales, scale)
         wrong = [each for each in made.values() if isinstance(each, Misfit)]
         misfits += [each for each in wrong if each.name not in _MAY_MISFIT]
         if wrong or not made:
@@ -149,7 +155,7 @@ def read(name: str, config: DiTConfig, scale: float) -> Found:
     left_out = tensors.grouped(left_out)
     if not applied:
         raise BundleError(
-            f"{file} is for another model: it changes {_some(left_out)}, which this one has not, "
+            f"{file} is for another model: it changes {some(left_out)}, which this one has not, "
             "or of another shape."
         )
     return Found(changes, len(layers), applied, tuple(left_out), _settings(file))
@@ -221,11 +227,8 @@ def save(
         raise BundleError(f"{file} cannot be written: {error}.") from error
 
 
-def _layers(file: pathlib.Path) -> tuple[dict[tuple[bool, str], dict[str, Tensor]], bool]:
-    """The parts that a file has of each layer, and whether it is for both experts.
-
-    A layer is told by whether it is the second expert's, and its name without what is put before.
-    """
+def _layers(file: pathlib.Path) -> dict[Layer, dict[str, Tensor]]:
+    """The parts that a file has of each layer."""
     found: dict[tuple[bool, str], dict[str, Tensor]] = collections.defaultdict(dict)
     refused, unread = [], []
     for name, tensor in tensors.header(file).items():
@@ -248,15 +251,17 @@ def _layers(file: pathlib.Path) -> tuple[dict[tuple[bool, str], dict[str, Tensor
             refused.append(f"{name} is of type {tensor.dtype}")
         parts[kind] = tensor
     if not found and not refused:
-        raise BundleError(f"{file} is no LoRA file: it holds {_some(unread) or 'nothing'}.")
+        raise BundleError(f"{file} is no LoRA file: it holds {some(unread) or 'nothing'}.")
     if refused:
         raise BundleError(
-            f"{file} cannot be applied: {_some(refused)}; what can be are two matrices for a layer "
+            f"{file} cannot be applied: {some(refused)}; what can be are two matrices for a layer "
             "(LoRA), and differences."
         )
     if unread:
-        raise BundleError(f"{file} cannot be applied: it is not known what {_some(unread)} means.")
-    return found, any(low for low, _ in found)
+        raise BundleError(f"{file} cannot be applied: it is not known what {some(unread)} means.")
+    if not any(low for low, _ in found):
+        return {(None, layer): parts for (_, layer), parts in found.items()}
+    return {("low" if low else "dit", layer): parts for (low, layer), parts in found.items()}
 
 
 def _kind(match: re.Match) -> str | None:
@@ -303,7 +308,7 @@ def _spellings(config: DiTConfig) -> dict[str, str]:
 
 def _changes(
     file: pathlib.Path,
-    layer: str,
+    key: Layer,
     known: str,
     parts: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
@@ -315,7 +320,7 @@ def _changes(
     Raises:
         BundleError: a part is missing, or fits no other.
     """
-    up, down, bias = (parts.get(kind) for kind in ("up", "down", "bias"))
+    (expert, layer), (up, down, bias) = key, map(parts.get, ("up", "down", "bias"))
     if (up is None) != (down is None):
         there, lacks = (up, "lora_A (lora_down)") if down is None else (down, "lora_B (lora_up)")
         raise BundleError(f"{file} has {there.name}, and no {lacks} to go with it.")
@@ -332,7 +337,7 @@ def _changes(
             raise BundleError(
                 f"{file}: {up.name} {up.shape} and {down.name} {down.shape} have no rank in common."
             )
-        factor = strength * scales.over(layer, known, rank, parts.get("alpha"))
+        factor = strength * scales.over(expert, layer, known, rank, parts.get("alpha"))
         is_, wanted = (up.shape[0], columns), shapes.get(weight)
         if wanted is None:
             return {}
@@ -382,9 +387,3 @@ def _numbers(tensor: Tensor, rows: slice = slice(None)) -> np.ndarray:
     if not np.isfinite(value).all():
         raise BundleError(f"{tensor.file}: {tensor.name} holds NaN or infinite numbers.")
     return value
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SOME} more" if len(names) > _SOME else ""
-    return ", ".join(names[:_SOME]) + more

@@ -17,7 +17,7 @@ from vjax.convert import Source, lora
 from vjax.convert.lora import Change
 from vjax.loras import EXPERTS, Lora
 from vjax.stored import Stored
-from vjax.tensors import BundleError
+from vjax.tensors import BundleError, some
 
 
 def check(config: ModelConfig, loras: Sequence[Lora]) -> list[str]:
@@ -62,12 +62,13 @@ def _read(
             raise BundleError(
                 f"{config.name} has one expert: name {each.file} without @{each.expert}."
             )
-        file = lora.read(each.file, config.dit, each.scale)
+        chosen = EXPERTS[each.expert] if each.expert else None
+        file = lora.read(each.file, config.dit, each.scale, chosen)
+        if "low" in file.changes and config.boundary is None:
+            raise BundleError(f"{each.file} is for a second expert, which {config.name} lacks.")
         for where, changes in file.changes.items():
-            to = [where] if where else [EXPERTS[each.expert]] if each.expert else experts
-            if not set(to) <= set(experts):
-                raise BundleError(f"{each.file} is for a second expert, which {config.name} lacks.")
-            for expert in to:
+            to = where or chosen
+            for expert in experts if to is None else [to]:
                 for name, change in changes.items():
                     found[expert].setdefault(name, []).append(change)
         notes += _notes(each, file, config)
@@ -79,9 +80,7 @@ def _notes(each: Lora, file: lora.Found, config: ModelConfig) -> list[str]:
     if config.boundary is not None and each.expert is None and None in file.changes:
         said += ", in both experts (@high or @low after the file's name chooses one)"
     if file.left_out:
-        said += f"; left out, as this model has none such: {', '.join(file.left_out[:3])}"
-        more = len(file.left_out) - 3
-        said += f" and {more} more" if more > 0 else ""
+        said += f"; left out, as this model has none such: {some(file.left_out)}"
     names = {name for changes in file.changes.values() for name in changes}
     if config.dit.image_width and not any("add_k_proj" in name for name in names):
         said += "; how it sees images stays as it was"
