@@ -150,6 +150,11 @@ def test_sampling_starts_from_clips_at_a_time():
     assert np.abs(made(1.0)[0] - short(1)).max() <= 1  # at 1 nothing is left of the clips
     with pytest.raises(RequestError, match="above 0 and up to 1"):
         made(0.0)
+    # So with published times, of which none are left.
+    sampler = dataclasses.replace(tiny.MODEL.sampler, solver="unipc", schedule="diffusers")
+    published = Pipeline(tiny.bundle(dataclasses.replace(tiny.MODEL, sampler=sampler)))
+    (video,) = published.sample_batch([SHORT], [1], start=(clips[:1], 0.001))
+    assert np.abs(video - truth[0]).mean() < 3
     # Over several windows, what the first has made is what the second goes on from.
     long = vjax.text("a red circle", frames=25)
     assert pipe().plan(long).windows > 1
