@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import resource
 import tempfile
 import time
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from vjax import convert, stored, weights
+from vjax.benchmarks import rounds
 from vjax.config import DiTConfig
 from vjax.convert import loading
 
@@ -43,18 +43,24 @@ def _measured(params: Any) -> dict[str, float]:
     _read(files)
     raw = size / (time.perf_counter() - began)
     _forget(files)
-    before = _peak()
-    began = time.perf_counter()
-    loaded = jax.block_until_ready(stored.put(params, None))
-    speed = size / (time.perf_counter() - began)
-    kept = sum(x.nbytes for x in jax.tree.leaves(loaded))
-    return {
+    took = []
+
+    def load() -> None:
+        began = time.perf_counter()
+        jax.block_until_ready(stored.put(params, None))
+        took.append(time.perf_counter() - began)
+
+    peak = rounds.host_memory("load", load)
+    speed = size / took[0]
+    found = {
         "load_gigabytes": size / 1e9,
         "disk_gigabytes_per_second": raw / 1e9,
         "load_gigabytes_per_second": speed / 1e9,
         "load_share_of_disk": speed / raw,
-        "load_peak_of_kept": (_peak() - before) / kept,
     }
+    if peak is not None:
+        found["load_peak_of_kept"] = peak * 2**30 / sum(leaf.nbytes for leaf in leaves)
+    return found
 
 
 def _read(files: list[pathlib.Path]) -> None:
@@ -70,11 +76,6 @@ def _forget(files: list[pathlib.Path]) -> None:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _peak() -> int:
-    """The most memory that this process had, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _written(place: pathlib.Path, gigabytes: float) -> Any:
