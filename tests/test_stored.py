@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_wan
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from vjax import stored, weights
@@ -64,23 +65,31 @@ def test_bundles_do_too(tmp_path, dtype, config, piece):
     same(stored.put(weights.open(name).params, mesh_of(config)), weights.load(name).params)
 
 
-def test_each_device_reads_its_own_rows(tmp_path, monkeypatch):
-    mesh = mesh_of(MESHES[1])
+def test_a_host_reads_the_rows_of_its_devices(tmp_path, monkeypatch):
+    """All columns of them: those of another lie between them in the file."""
     params = weights.open(tiny_wan.write(tmp_path / "model", "t2v")).params
-    kernel = params["dit"]["blocks"]["ffn"]["up"]["kernel"]  # [depth in out], as [out in] in files
-    shapes = []
-    read = stored.Piece.read
+    piece, _ = params["dit"]["blocks"]["ffn"]["up"]["kernel"].pieces()
+    whole, shapes, read = piece.read(slice(None)), [], stored.Piece.read
+    sharding = NamedSharding(mesh_of(MESHES[1]), PartitionSpec("tensor", "fsdp"))
+    places = sharding.addressable_devices_indices_map(whole.shape)
+    ours = {device: index for device, index in places.items() if index[0] == slice(16, 32)}
 
     def noted(piece, within):
         value = read(piece, within)
         shapes.append(value.shape)
         return value
 
+    def put_on_ours(shape, sharding, part):
+        for index in ours.values():
+            np.testing.assert_array_equal(part(index), whole[index])
+        return jnp.asarray(whole)
+
     monkeypatch.setattr(stored.Piece, "read", noted)
-    made = stored.put({"dit": {"blocks": {"ffn": {"up": {"kernel": kernel}}}}}, mesh)
-    made = made["dit"]["blocks"]["ffn"]["up"]["kernel"]
-    assert {shard.data.shape for shard in made.addressable_shards} == {(2, 12, 16)}
-    assert shapes == [(32, 24)] * 2
+    monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", lambda *_: ours)
+    monkeypatch.setattr(jax, "make_array_from_callback", put_on_ours)
+    stored._read(piece, sharding)
+    assert len(ours) == 2
+    assert shapes == [(16, 24)]
 
 
 def test_types_are_as_asked_for(tmp_path):

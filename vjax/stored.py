@@ -285,7 +285,10 @@ def _ahead(reads: Sequence[Callable[[], jax.Array]]) -> Iterator[jax.Array]:
 
 
 def _read(piece: Piece, sharding: Sharding) -> jax.Array:
-    """A piece as it is published, of which each device has its part."""
+    """A piece as it is published, of which each device has its part.
+
+    A host reads the rows in which the parts of its devices lie, whole as they are in the file.
+    """
     shape = piece.shape
     if not shape:
         return jax.device_put(piece.read(slice(None)), sharding)

@@ -36,7 +36,7 @@ WAN, VACE, SKYREELS = (
     "WanVACETransformer3DModel",
     "SkyReelsV2Transformer3DModel",
 )
-LONGEST_JSON = 2**24  # bytes
+_LONGEST_JSON = 2**24  # bytes
 
 Json = Mapping[str, Any]
 
@@ -166,8 +166,8 @@ def read(directory: pathlib.Path, name: str) -> ModelConfig:
 def described(file: pathlib.Path) -> dict[str, Any]:
     """What a JSON file of a model holds. Raises ConfigError, which names it."""
     try:
-        if file.stat().st_size > LONGEST_JSON:
-            raise ConfigError(f"{file} cannot be read: it has more than {LONGEST_JSON} bytes.")
+        if file.stat().st_size > _LONGEST_JSON:
+            raise ConfigError(f"{file} cannot be read: it has more than {_LONGEST_JSON} bytes.")
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
