@@ -203,7 +203,14 @@ REGION = np.tri(32, dtype=bool)
         ("first_frame", lambda: vjax.bridge(PICTURE, PICTURE, "a"), "come after what it makes"),
         ("first_frame", lambda: vjax.extend(CLIP, "a", seconds=1, before=True), "come after"),
         ("per_frame", lambda: vjax.inpaint(CLIP, "a", mask=REGION), "fill in a part"),
+        ("per_frame", lambda: vjax.remix(CLIP, "b", region=REGION), "fill in a part"),
+        ("first_last", lambda: vjax.extend(CLIP[:3], "a", seconds=1), "whose last frame"),
         ("renoise", lambda: vjax.text("a", character=[PICTURE]), "what a subject looks like"),
+        (
+            "control",
+            lambda: vjax.remix(CLIP, "b", source_prompt="a", character=[PICTURE]),
+            "moves from text to text",
+        ),
         ("control", lambda: vjax.loop("a"), "loop from words alone"),
     ],
 )
@@ -211,3 +218,9 @@ def test_what_a_model_cannot_be_told_it_refuses_and_says_which_can(kind, ask, sa
     with pytest.raises(RequestError, match=f"{kind} cannot .*{says}") as caught:
         pipe(kind).plan(ask())
     assert "those that can" in str(caught.value)
+
+
+def test_of_fewer_frames_than_a_latent_takes_the_first_is_told():
+    for kind in ("first_frame", "per_frame"):
+        (segment,) = pipe(kind).plan(vjax.extend(CLIP[:3], "a", seconds=0.5)).segments
+        assert (segment.prefix, segment.clips) == (1, ())

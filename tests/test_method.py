@@ -72,6 +72,7 @@ def test_what_is_asked_of_one_expert_is_that_of_both_unless_the_second_is_asked_
     assert guidance(guidance=1, low_guidance=3) == ([1, 3], True)
     assert guidance(low_guidance=3) == ([2, 3], True)
     assert guidance(moved=True) == ([3, 1], True)
+    assert guidance(moved=True, low_guidance=3) == ([3, 3], True)
     low = dataclasses.replace(preferred, low_guidance=4.0)
     assert choose(0.4, moved=True, preferred=low).config.low_guidance == 6
 

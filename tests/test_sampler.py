@@ -461,6 +461,20 @@ def test_a_network_with_one_time_sees_what_is_known_in_the_noise_of_that_time(so
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_what_moves_is_in_noise_once():
+    def same(latents, *_, **__):
+        return jnp.sin(latents)
+
+    # A network that hears no text sees the same twice, so that nothing moves.
+    known = condition(0.6)
+    keys = jax.random.split(jax.random.key(0), B)
+    origin = sampler.Origin(known.source, known.negative, keys)
+    for noise in (None, NOISE):
+        moving = dataclasses.replace(known, origin=origin, noise=noise)
+        found = sample(moving, NOISE, TIMES, 3.0, velocity=same, solver=solvers.EULER)
+        np.testing.assert_allclose(found, known.source, atol=1e-5)
+
+
 def test_what_a_network_takes_beside_is_the_same_for_both_texts():
     def velocity(latents, t, text, extra, **known):
         return toy_velocity(latents, t, text, **known) + extra[:, None, None, None, None]

@@ -24,20 +24,20 @@ def check(
     guided: bool,
     references: bool,
     tiled: bool,
+    moved: bool,
 ) -> None:
     """Raises RequestError for what a model cannot be told of; says which models can.
 
     Args:
         guided: something guides at a time without being a frame; `references`, without one.
         tiled: the picture is larger than the model makes.
+        moved: what is given moves from one text to another.
     """
     kind, name = model.conditioning, model.name
     if kind == "anchors":
         return
-    partly = any(
-        canvas.partly_known(segment.first, segment.stop) and not canvas.departs
-        for segment in segments
-    )
+    unevenly = any(canvas.unevenly_known(segment.first, segment.stop) for segment in segments)
+    lasts = [segment.last(canvas.frames, model.vae.temporal_ratio) for segment in segments]
     behind = any(segment.clips for segment in segments)
     at_once = all(segment.ring for segment in segments)
     for wrong, cannot, who in (
@@ -46,6 +46,11 @@ def check(
             references and kind != "control",
             "be shown what a subject looks like",
             MASKS,
+        ),
+        (
+            references and moved,
+            "be shown a subject where what is given moves from text to text",
+            "the default model",
         ),
         (
             canvas.loop and not canvas.given and not at_once,
@@ -58,7 +63,7 @@ def check(
             "the default model and text-to-video models",
         ),
         (
-            partly and kind not in ("renoise", "control"),
+            unevenly and kind not in ("renoise", "control"),
             "fill in a part of a frame",
             MASKS,
         ),
@@ -70,9 +75,7 @@ def check(
             f"for words alone {PARTLY}, and for what comes before a clip VACE and SkyReels-V2 DF",
         ),
         (
-            kind == "channels"
-            and bool(model.dit.image_tokens)
-            and not all(segment.clips for segment in segments),
+            kind == "channels" and bool(model.dit.image_tokens) and not canvas.known[lasts].all(),
             "make a video whose last frame is not given",
             "Wan I2V and TI2V models",
         ),

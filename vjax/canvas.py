@@ -110,6 +110,12 @@ class Canvas:
             for each, _, inside in self._within(start, stop)
         )
 
+    def unevenly_known(self, start: int, stop: int) -> bool:
+        """Whether any of the same frames is known better in one place than in another."""
+        return any(
+            (each.least != each.most)[inside].any() for each, _, inside in self._within(start, stop)
+        )
+
     def cut(
         self, start: int, stop: int
     ) -> tuple[UInt8[np.ndarray, "t H W 3"], Float[np.ndarray, "t #H #W 1"]]:

@@ -122,7 +122,8 @@ def _work(
     bundle = weights.open(name, loras=order.lora)
     if order.recipe is not None and bundle.config.boundary is None:
         # That of another model's second expert has no use here.
-        sampling = {k: v for k, v in order.sampling.items() if k != "low_guidance"}
+        old = ("low_guidance", order.recipe.low_guidance)
+        sampling = dict(item for item in order.sampling.items() if item != old)
         order = dataclasses.replace(order, sampling=sampling)
     mesh = order.mesh or _mesh(bundle, plan, order)
     dtype = order.dtype or bundle.dtype or stages.usual_dtype()

@@ -77,7 +77,8 @@ def choose(
         solver = solvers.EULER
         config = dataclasses.replace(config, solver=solver.name)
     if moved and asked["guidance"] is None:
-        usual = {name: getattr(config, name) or 1 for name in ("guidance", "low_guidance")}
+        names = (name for name in ("guidance", "low_guidance") if asked[name] is None)
+        usual = {name: getattr(config, name) or 1 for name in names}
         more = {name: MOVED_GUIDANCE * value for name, value in usual.items() if value > 1}
         config = dataclasses.replace(config, **more)
     for given in canvas.given:

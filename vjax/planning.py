@@ -213,6 +213,7 @@ def _planned(
         guided=bool(timed),
         references=bool(references),
         tiled=tiles is not None,
+        moved=bool(timeline.source_prompt),
     )
     return Plan(
         timeline,

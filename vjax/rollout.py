@@ -251,8 +251,7 @@ class Rollout(Stages):
         if dit.frame_rates:
             inputs["frame_rate"] = conditioning.nearest_rate(dit, plan.fps)
         if dit.image_width:
-            last = (plan.canvas.frames if segment.cut is None else segment.cut) - 1
-            last = min(last, segment.start + self.config.vae.temporal_ratio * (segment.latents - 1))
+            last = segment.last(plan.canvas.frames, self.config.vae.temporal_ratio)
             shown = conditioning.looked_at(dit, last - segment.start)
             cuts = [plan.canvas.cut(segment.start + n, segment.start + n + 1) for n in shown]
             images = [frames[0] for frames, _ in cuts]

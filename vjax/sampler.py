@@ -250,8 +250,13 @@ def _put_back(condition: Condition, latents: Array) -> Array:
 
 
 def _noised(condition: Condition, latents: Array, t: Array) -> Array:
-    """Latents in which what is known is the source in the noise of time `t`."""
-    known = flow.interpolate(condition.source, condition.noise, t)
+    """Latents in which what is known is the source, in the noise of time `t` if it does not move.
+
+    Noise is added to what moves when the network looks at it.
+    """
+    known = condition.source
+    if condition.origin is None:
+        known = flow.interpolate(known, condition.noise, t)
     return jnp.where(t > 1 - condition.strength, known, latents)
 
 

@@ -47,6 +47,11 @@ class Segment:
             return found
         return [(min(start, self.cut - 1), min(stop, self.cut)) for start, stop in found]
 
+    def last(self, frames: int, ratio: int) -> int:
+        """The last frame on its grid, of a canvas of so many."""
+        end = frames if self.cut is None else self.cut
+        return min(end - 1, self.start + ratio * (self.latents - 1))
+
     @property
     def backwards(self) -> bool:
         """Whether later windows are made first."""
@@ -74,7 +79,9 @@ def segments_of(
     found = []
     for segment in _segments(canvas, cuts, ratio, longest, context):
         if in_place:
-            clips = tuple(_on_grid(clip, segment.start, ratio) for clip in segment.clips)
+            # Of fewer frames than a latent takes the first alone is told.
+            later = (clip for clip in segment.clips if clip.at >= segment.first)
+            clips = tuple(_on_grid(clip, segment.start, ratio) for clip in later)
             segment = dataclasses.replace(segment, clips=clips)
         before, after = cuts_around(cuts, segment.first, segment.stop)
         timed = [guide for guide in guides if before <= guide.at < after]
