@@ -13,7 +13,7 @@ deterministic path for good, while fresh noise covers it and lets the network de
 UniPC is the variant that Wan uses: order 2, B₂(h) = exp(h) - 1, data prediction,
 and order 1 in the first and the last step. Its oracle is diffusers' `UniPCMultistepScheduler(
 prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=2)`; Wan's own code is the
-same formula on other times, see `flow.wan_schedule` and `flow.diffusers_schedule`.
+same formula on other times, see `flow.diffusers_schedule`.
 """
 
 import dataclasses
