@@ -3,15 +3,24 @@
 import dataclasses
 import re
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 import vjax
 from vjax import memory, planning
-from vjax.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
+from vjax.config import (
+    DiTConfig,
+    ImageConfig,
+    MeshConfig,
+    ModelConfig,
+    TextConfig,
+    VAEConfig,
+)
 from vjax.parallel import mesh as meshes
 from vjax.pipeline import Pipeline
+from vjax.stages import Stages
 from vjax.timeline import RequestError
 
 WAN = ModelConfig("wan", DiTConfig(), VAEConfig(), TextConfig(), conditioning="renoise")
@@ -23,11 +32,12 @@ def need(
     model: ModelConfig = WAN,
     guided: bool = True,
     int8=False,
+    dtype="bfloat16",
     **asked,
 ):
     monkeypatch.setattr(meshes, "memory_of_device", lambda: gigabytes * 2**30)
     plan = planning.plan(vjax.text("a", **asked), model)
-    return memory.needed(model, plan, "bfloat16", guided, int8=int8)
+    return memory.needed(model, plan, dtype, guided, int8=int8)
 
 
 def test_a_small_wan_model_is_reckoned_as_its_compiler_does(monkeypatch):
@@ -74,8 +84,21 @@ def test_two_experts_take_turns_where_they_must(monkeypatch):
     assert beside - apart == pytest.approx(28.6e9 / 2**30, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("has", "texts", "steps"),
+    [
+        (100, "dit low vae text", "dit low vae"),
+        (70, "vae text", "dit low vae"),
+        (60, "vae text", "dit vae"),
+    ],
+)
+def test_what_lies_on_a_device_is_what_has_room(has, texts, steps):
+    held = {"dit": 20, "low": 20, "vae": 1, "text": 10}
+    assert [" ".join(memory.resident(held, has, each)) for each in (True, False)] == [texts, steps]
+
+
 def test_what_cannot_fit_is_refused_before_anything_is_read(monkeypatch):
-    with pytest.raises(RequestError, match=r"wan needs about 11\.\d GB .* there are 8 GB: make it"):
+    with pytest.raises(RequestError, match=r"wan needs about 11\.\d GB .* there are 8 GB: keep w"):
         need(monkeypatch, 8).check("wan")
     small = dataclasses.replace(WAN, dit=DiTConfig(depth=1), text=TextConfig(vocab=9, depth=1))
     with pytest.raises(RequestError, match=r"wan needs about 2.\d\d GB .* in 4x9 tiles, and"):
@@ -84,6 +107,38 @@ def test_what_cannot_fit_is_refused_before_anything_is_read(monkeypatch):
     pipe = Pipeline(tiny.bundle())
     with pytest.raises(RequestError, match="tiny needs about"):
         pipe(vjax.text("a"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "int8", "size", "advice"),
+    [
+        (
+            "float32",
+            False,
+            (832, 480),
+            "use bfloat16, or keep weights in 8 bits (--int8), or share it",
+        ),
+        ("bfloat16", False, (832, 480), "keep weights in 8 bits (--int8), or share it"),
+        ("bfloat16", True, (832, 480), "share it"),
+        ("bfloat16", True, (1280, 1280), "make it smaller or shorter, or share it"),
+    ],
+)
+def test_a_refusal_names_what_would_help(monkeypatch, dtype, int8, size, advice):
+    found = need(monkeypatch, 4, size=size, dtype=dtype, int8=int8)
+    with pytest.raises(RequestError, match=re.escape(f"there are 4 GB: {advice} among more")):
+        found.check("wan")
+
+
+def test_parameters_are_reckoned_to_the_byte():
+    image = ImageConfig(width=32, depth=3, heads=2, ffn=48, patch=8, side=16)
+    model, layout = tiny.model(image=image, boundary=0.6), MeshConfig(data=2, fsdp=2, tensor=2)
+    bundle = tiny.bundle(model)
+    bundle = dataclasses.replace(bundle, params={**bundle.params, "low": bundle.params["dit"]})
+    for dtype, int8 in (("bfloat16", True), ("bfloat16", False), ("float32", False)):
+        stages = Stages(bundle, dtype, layout, int8)
+        for name, held in memory.held(model, dtype, layout, int8).items():
+            leaves = jax.tree.leaves(stages._use(name))
+            assert held == sum(x.addressable_shards[0].data.nbytes for x in leaves), name
 
 
 def test_networks_that_take_turns_make_the_same_video(monkeypatch):

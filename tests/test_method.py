@@ -10,7 +10,7 @@ import tiny
 from vjax import flow, method, planning
 from vjax.config import SamplerConfig
 from vjax.order import SAMPLING
-from vjax.timeline import Gap, Piece, Timeline
+from vjax.timeline import Gap, Piece, RequestError, Timeline
 
 PREFERRED = SamplerConfig(solver="unipc", steps=8, guidance=2.0, shift=3.0)
 
@@ -85,3 +85,12 @@ def test_a_published_schedule_is_that_of_its_solver():
     np.testing.assert_array_equal(
         choose(preferred=preferred, solver="heun").times, flow.schedule(8, 3.0)
     )
+
+
+def test_a_timeline_prefers_for_both_experts_and_what_is_asked_for_goes_before_it():
+    plan = planning.plan(Timeline("a", guidance=1.0), tiny.MODEL)
+    preferred = dataclasses.replace(PREFERRED, low_guidance=3.0)
+    assert not method.of(plan, preferred, {}).config.guided
+    assert method.of(plan, preferred, {"guidance": 3.0}).config.guided
+    with pytest.raises(RequestError, match="magic"):
+        method.of(plan, preferred, {"solver": "magic"})

@@ -9,18 +9,21 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 import tiny_wan
 
 import vjax
-from vjax import models, plan, validation, weights
+from vjax import memory, plan, stages, validation, weights
 from vjax.config import Bucket, ConfigError, Group, MeshConfig, ModelConfig, RunConfig, Stage
 from vjax.models import flops
 from vjax.parallel import ahead, programs, rehearsal, search, slices
 from vjax.parallel import mesh as meshes
+from vjax.pipeline import Pipeline
 from vjax.timeline import RequestError, Timeline
 
+ONE = MeshConfig(data=1)
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 CONFIG, WAN = str(CONFIGS / "world_dit.py"), str(CONFIGS / "wan_1_3b.py")
 
@@ -50,19 +53,31 @@ def test_a_chip_is_as_many_devices_as_on_a_tpu_vm():
         assert len(slices.devices(f"{kind}:{size}")) == 4 * chip.devices
 
 
-def test_what_cannot_be_planned_is_one_line(capsys):
+def test_what_cannot_be_planned_is_one_line(tmp_path, capsys):
     assert plan.main([CONFIG, "--slice", "v9:2x2"]) == 2
     assert plan.main(["nowhere", "--slice", "v5e:1x1"]) == 2
     assert plan.main([CONFIG, "--slice", "v5e:1x1", "--stepz=1"]) == 2
     for count in (0, 10**9):
         assert plan.main([CONFIG, "--slice", "v5e:1x1", "--slices", str(count)]) == 2
     prompt = ["text", "--prompt", "a red circle"]
-    for more in (["--frames=5", *prompt], [*prompt, "--model=tiny"], ["animate", "nowhere.png"]):
+    (tmp_path / "lines.txt").write_text("a red circle\na blue one\n")
+    refused = {
+        "after it": ["--frames=5", *prompt],
+        "leave out --model": [*prompt, "--model=tiny"],
+        "leave out --lora": [*prompt, "--lora=a.safetensors"],
+        "leave out --variations": [*prompt, "--variations=2"],
+        "leave out --prompts": ["text", f"--prompts={tmp_path}/lines.txt"],
+        "leave out --upsample": [*prompt, "--upsample"],
+        "choose float32 or bfloat16": [*prompt, "--dtype=float16"],
+        "prompt": ["animate", "nowhere.png"],
+    }
+    for more in refused.values():
         assert plan.main(["default", "--slice", "v5e:1x1", *more]) == 2
+    assert plan.main([CONFIG, "--slice", "v5e:1x1", "--int8"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * 8
+    assert [line.split(":")[0] for line in lines] == ["vjax.plan"] * (6 + len(refused))
     assert all("--slices" in line for line in lines[3:5])
-    for line, said in zip(lines[5:], ("after it", "leave out --model", "prompt"), strict=True):
+    for line, said in zip(lines[5:], (*refused, "add --sample"), strict=True):
         assert said in line
 
 
@@ -84,7 +99,7 @@ def test_what_a_model_cannot_make_or_a_run_lacks_is_said_before_anything_is_comp
     with pytest.raises(ConfigError, match="no vae"):
         video(without.model)
     with pytest.raises(ConfigError, match="--vae=BUNDLE"):
-        search.work(without, None)
+        search.work(without, None, slices.CHIPS["v5e"])
 
 
 def test_a_long_video_is_planned_by_its_windows():
@@ -136,25 +151,69 @@ def test_what_a_verb_adds_is_planned_and_counted(timeline, kinds):
         assert job.times == times
 
 
-def test_a_published_model_is_planned_with_the_images_that_it_sees(tmp_path):
-    model = weights.read_config(tiny_wan.write(tmp_path, "i2v"))
-    made = rehearsal.video(model, vjax.animate(tiny.clip(1)[0], "a dog", frames=5))
-    ((shapes, _),) = made.windows
-    assert shapes.inputs["image"].shape == (1, model.image.tokens, model.image.width)
-    assert shapes.inputs["channels"].shape[:2] == shapes.source.shape[:2]
-    config = MeshConfig(data=1)
-    mesh = meshes.make_mesh(config, jax.devices()[:1])
-    with meshes.use(mesh, config):
-        _, *jobs = programs.sampling(model, mesh, made)
-        for job in jobs:
-            assert job.trace().jaxpr
-            leaves = jax.tree.leaves(models.abstract(model.image))
-            assert job.resident["image encoder"] == 4 * sum(leaf.size for leaf in leaves)
+class Noted:
+    """A stage that notes what it is called or traced with, and computes nothing."""
+
+    def __init__(self, stage, found: set[str]):
+        self.stage, self.found, self.__wrapped__ = stage, found, stage.__wrapped__
+
+    def __call__(self, *arguments):
+        self.trace(*arguments)
+        shapes = self.stage.eval_shape(*arguments)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def trace(self, *arguments):
+        def kind(x):
+            return "number" if np.ndim(x) == 0 else (x.shape, x.dtype)
+
+        leaves, structure = jax.tree.flatten(arguments)
+        kinds = [kind(x) if hasattr(x, "dtype") or isinstance(x, int) else x for x in leaves]
+        self.found.add(f"{self.stage.__name__} {jax.tree.unflatten(structure, kinds)}")
+
+
+def test_the_programs_of_a_plan_are_those_of_a_run(tmp_path, monkeypatch):
+    bundle = weights.open(tiny_wan.write(tmp_path, "i2v"))
+    model = dataclasses.replace(bundle.config, boundary=0.9)
+    params = {**bundle.params, "low": bundle.params["dit"]}
+    bundle = dataclasses.replace(bundle, config=model, params=params)
+    found: set[str] = set()
+    for name in ("_embed", "_look", "_encode", "_advance", "_decode"):
+        monkeypatch.setattr(stages, name, Noted(getattr(stages, name), found))
+    asked = vjax.animate(tiny.clip(1)[0], "a dog", frames=9, size=(64, 64))
+    Pipeline(bundle, "bfloat16", int8=True)(asked, steps=3)
+    run = found.copy()
+    found.clear()
+    made = dataclasses.replace(rehearsal.video(model, asked, steps=3), int8=True)
+    texts, *others = programs.sampling(model, meshes.make_mesh(ONE, jax.devices()[:1]), made)
+    for job in (texts, *others):
+        job.trace()
+    assert found < run
+    assert (len(found), len(run)) == (5, 7)  # latents before which there are none are not planned
+    held = memory.held(model, "bfloat16", int8=True)
+    assert sum(texts.resident.values()) == sum(held.values())  # there is room for all
+    for job in others:
+        assert job.resident["second expert"] == held["low"]
+        assert job.resident["image encoder"] == held["image"]
+
+
+def test_a_plan_takes_types_before_or_after_a_verb(monkeypatch):
+    seen = []
+
+    def compiled(run, video, **_):
+        seen.append((video.dtype, video.int8))
+        return meshes.make_mesh(ONE, jax.devices()[:1]), []
+
+    monkeypatch.setattr(slices, "devices", lambda *_: jax.devices()[:1])
+    monkeypatch.setattr(plan, "compiled", compiled)
+    asked, verb = ["default", "--slice", "v5e:1x1"], ["text", "--prompt", "a red circle"]
+    for more in ([], ["--int8", "--dtype=float32"], [*verb, "--int8", "--dtype", "float32"]):
+        assert plan.main([*asked, *more]) == 0
+    assert seen == [("bfloat16", False), ("float32", True), ("float32", True)]
 
 
 def test_layouts_divide_heads_and_clips_and_the_largest_come_last():
     run, chip = validation.load_config(WAN), slices.CHIPS["v6e"]
-    need = search.work(run, video(run.model, 81, (832, 480)))
+    need = search.work(run, video(run.model, 81, (832, 480)), chip)
     found = search.layouts(run, need, chip, 8)
     assert found == sorted(found, key=lambda each: each[0])
     for _, _, layout in found:
@@ -168,7 +227,6 @@ def test_layouts_divide_heads_and_clips_and_the_largest_come_last():
 
 def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
     run, said, tried = validation.load_config(WAN), [], []
-    need = search.work(run, None)
 
     def compiled(name, layout):
         tried.append((name, layout))
@@ -176,7 +234,7 @@ def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
         # The first that is compiled turns out to be too large.
         return [ahead.Part(job, temporaries=1e15 if len(tried) == 1 else 1.0)]
 
-    name, layout, _ = search.smallest(run, need, ("v5e",), compiled, said.append)
+    name, layout, _ = search.smallest(run, None, ("v5e",), compiled, said.append)
     assert said[0].startswith("v5e:1x1: too small, about")
     assert "gradient does not fit" in "".join(said)
     assert (name, layout) == tried[-1]
@@ -184,7 +242,7 @@ def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
     assert (
         search.smallest(
             run,
-            need,
+            None,
             ("v5e",),
             lambda *_: [ahead.Part(ahead.Job("x", dict, {"p": 1e15}))],
             said.append,
@@ -196,7 +254,7 @@ def test_a_search_goes_from_the_smallest_slice_and_says_what_it_tried():
 def test_advice_names_a_layout_that_fits():
     run, chip = validation.load_config(WAN), slices.CHIPS["v5p"]
     run = dataclasses.replace(run, mesh=MeshConfig())
-    need = search.work(run, None)
+    need = search.work(run, None, chip)
     job = ahead.Job("gradient", dict, {"parameters": 90e9})
     said = plan.advice([ahead.Part(job, temporaries=90e9)], run, need, chip, 8)
     assert re.search(r"this layout fits: .*--mesh.fsdp=", " ".join(said))

@@ -20,7 +20,8 @@ import tiny
 from PIL import Image
 from test_chat import served
 
-from vjax import ending, pipeline, sample, verbs, weights
+import vjax
+from vjax import ending, making, memory, pipeline, planning, sample, verbs, weights
 from vjax import video as media
 from vjax.arguments import parse
 from vjax.order import Order
@@ -750,6 +751,34 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
 def test_devices_share_a_video_unasked(devices, guided, resident, sizes):
     found = mesh.for_one_video(tiny.MODEL, devices, guided, resident, memory=31)
     assert (found.data, found.fsdp, found.context, found.tensor) == sizes
+
+
+def test_what_decides_how_devices_share_a_video_is_what_lies_on_them(monkeypatch):
+    model, plan = tiny.MODEL, planning.plan(vjax.text("a"), tiny.MODEL)
+    held = memory.held(model, "bfloat16")
+    monkeypatch.setattr(mesh, "memory_of_device", lambda: 2 * (held["dit"] + held["vae"]))
+    monkeypatch.setattr(mesh, "crowded", lambda *_: False)
+    monkeypatch.setattr(mesh, "TOKENS_EACH", 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+
+    def divided(model, dtype="bfloat16"):
+        return making._mesh(model, plan, True, dtype, False).fsdp
+
+    assert divided(model) == 1
+    assert divided(model, "float32") == 2
+    assert divided(dataclasses.replace(model, boundary=0.6)) == 2
+
+
+def test_memory_is_reckoned_with_the_guidance_of_model_and_request(tmp_path, monkeypatch):
+    sampler = dataclasses.replace(tiny.MODEL.sampler, guidance=1.0)
+    weights.save(tmp_path / "one", tiny.bundle(tiny.model(sampler=sampler)), dtype="float32")
+    needed, guided = memory.needed, []
+    monkeypatch.setattr(memory, "needed", lambda *asked: guided.append(asked[3]) or needed(*asked))
+    for more, wanted in ([], False), (["--guidance=2"], True):
+        asked = [*PROMPT, f"--model={tmp_path}/one", f"--out={tmp_path}/a.png", "--frames=1"]
+        making.prepare(parse([*asked, *more]))
+        assert guided[0] == wanted  # before the networks are read, and then again
+        guided.clear()
 
 
 # --- As a command --------------------------------------------------------------------------------

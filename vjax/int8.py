@@ -48,11 +48,6 @@ def in_blocks(path: Any) -> bool:
     return re.search(_BLOCKS, name) is not None
 
 
-def quantized(params: Any) -> Any:
-    """A network's parameters with the matrices of its blocks as `Int8`."""
-    return jax.tree.map_with_path(lambda path, x: quantize(x) if in_blocks(path) else x, params)
-
-
 def is_int8(x: Any) -> bool:
     """For `jax.tree.map`, where both arrays of a matrix are treated as one."""
     return isinstance(x, Int8)

@@ -26,8 +26,9 @@ from vjax import (
     verbs,
     weights,
 )
+from vjax import method as methods
 from vjax import video as media
-from vjax.config import MeshConfig
+from vjax.config import MeshConfig, ModelConfig
 from vjax.convert import lora, merging
 from vjax.order import SAMPLING, Order
 from vjax.parallel import cluster, rules
@@ -125,9 +126,9 @@ def _work(
         old = ("low_guidance", order.recipe.low_guidance)
         sampling = dict(item for item in order.sampling.items() if item != old)
         order = dataclasses.replace(order, sampling=sampling)
-    mesh = order.mesh or _mesh(bundle, plan, order)
     dtype = order.dtype or bundle.dtype or stages.usual_dtype()
-    guided = order.sampling.get("guidance") != 1
+    guided = methods.of(plan, bundle.config.sampler, order.sampling).config.guided
+    mesh = order.mesh or _mesh(bundle.config, plan, guided, dtype, order.int8)
     need = memory.needed(bundle.config, plan, dtype, guided, mesh, order.int8)
     need.check(bundle.config.name)
     pipe = pipeline.Pipeline(bundle, dtype, mesh, order.int8)
@@ -274,9 +275,10 @@ def _facts(order: Order, model: Model, named: Mapping[Any, Any]) -> dict[str, An
     }
 
 
-def _mesh(bundle: weights.Bundle, plan: Plan, order: Order) -> MeshConfig | None:
+def _mesh(
+    config: ModelConfig, plan: Plan, guided: bool, dtype: str, int8: bool
+) -> MeshConfig | None:
     """How the devices that are here share a video, where nothing is asked for."""
-    config = bundle.config
     if len(jax.devices()) == 1 or config.dit is None or config.vae is None:
         return None
     if jax.process_count() == 1 and jax.default_backend() == "cpu":
@@ -288,19 +290,13 @@ def _mesh(bundle: weights.Bundle, plan: Plan, order: Order) -> MeshConfig | None
     )
     windows = [window for segment in plan.segments for window in segment.windows]
     latents = max((window.stop - window.start for window in windows), default=0)
-    said = plan.timeline.guidance
-    preferred = config.sampler.guidance if said is None else said
-    guided = order.sampling.get("guidance", preferred) != 1
     devices = jax.devices()
     alone = latents * patches * (2 if guided else 1) < len(devices) * meshes.TOKENS_EACH
     if alone and jax.process_count() == 1:  # of several processes all take part
         return None
-    resident = sum(
-        size * sum(leaf.size for leaf in jax.tree.leaves(bundle.params[network]))
-        for network, size in (("dit", 1 if order.int8 else 2), ("vae", 4))
-    )
-    memory = meshes.memory_of_device()
-    return meshes.for_one_video(config, len(devices), guided, resident, memory)
+    has = meshes.memory_of_device()
+    resident = memory.resident(memory.held(config, dtype, int8=int8), has)
+    return meshes.for_one_video(config, len(devices), guided, sum(resident.values()), has)
 
 
 def _numbered(order: Order, index: int) -> pathlib.Path:

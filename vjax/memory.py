@@ -6,20 +6,22 @@ compiler needs for Wan 2.1 1.3B at 480p (3.1 GB for the steps, 12.6 GB for a lat
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
-from vjax import coding, models
+from vjax import coding, precision
 from vjax.config import MeshConfig, ModelConfig
-from vjax.int8 import quantized
 from vjax.parallel import mesh as meshes
+from vjax.parallel import rules
+from vjax.parallel.slices import GIGABYTE
 from vjax.planning import Plan
 from vjax.tiles import Tiles
 from vjax.timeline import RequestError
 
-GB = 2**30
 SAID_FROM = 1.0  # GB; less is nobody's concern
 SPARE = 1.15  # what is reckoned may be too much by this factor, so more is refused
 
@@ -31,6 +33,7 @@ class Need:
     Args:
         has: what the device has.
         tiles: in which frames are decoded.
+        dtype, int8: what was asked for, which the advice depends on.
     """
 
     texts: float
@@ -38,6 +41,8 @@ class Need:
     frames: float
     has: float
     tiles: Tiles
+    dtype: str
+    int8: bool
 
     @property
     def most(self) -> float:
@@ -57,36 +62,44 @@ class Need:
         """Raises RequestError where it cannot be enough."""
         if self.most > SPARE * self.has:
             tiles = self.tiles.said() if self.most == self.frames else ""
+            ways = {
+                "make it smaller or shorter": self.most > self.texts,
+                "use bfloat16": self.dtype != "bfloat16",
+                "keep weights in 8 bits (--int8)": not self.int8,
+                "share it among more devices": True,
+            }
+            helps = ", or ".join(way for way, is_one in ways.items() if is_one)
             raise RequestError(
                 f"{name} needs about {self.most:.3g} GB of a device's memory for this{tiles}, and "
-                f"there are {self.has:.3g} GB: make it smaller or shorter, use bfloat16, or share "
-                "it among more devices."
+                f"there are {self.has:.3g} GB: {helps}."
             )
 
 
+@functools.lru_cache(maxsize=64)
 def held(
     model: ModelConfig, dtype: str, mesh: MeshConfig | None = None, int8: bool = False
-) -> dict[str, float]:
-    """Bytes of each network's parameters on a device; arguments are those of `Stages`."""
-    holders = 1 if mesh is None else mesh.fsdp * mesh.tensor
-    found = {}
-    for name, config in model.networks.items():
-        params, size = models.abstract(config), jnp.dtype(dtype).itemsize
-        if name in ("vae", "image"):
-            size = 4
-        elif int8:
-            params = jax.eval_shape(quantized, params)
-        leaves = jax.tree.leaves(params)
-        found[name] = sum(leaf.size * min(size, leaf.dtype.itemsize) for leaf in leaves) / holders
-    return found
+) -> Mapping[str, int]:
+    """Bytes of each network's parameters on a device.
+
+    Arguments are those of `Stages`, as is the error where there is no such dtype.
+    """
+    mesh = mesh or MeshConfig()
+    over = AbstractMesh((mesh.data or 1, mesh.fsdp, mesh.context, mesh.tensor), meshes.AXES)
+    tree = rules.laid_out(precision.abstract(model, dtype, int8), over)
+    return {name: rules.held(params) for name, params in tree.items()}
 
 
-def resident(held: Mapping[str, float], memory: float) -> float:
-    """Bytes that lie on a device beside what steps are made and frames decoded with."""
-    dits = [held[name] for name in ("dit", "low") if name in held]
-    apart = meshes.turns(held, memory).get("dit")
-    rest = sum(held.values()) - held["text"] - sum(dits)
-    return rest + (max(dits) if apart else sum(dits))
+def resident(held: Mapping[str, int], memory: float, texts: bool = False) -> dict[str, int]:
+    """Those of the networks that lie on a device while steps and frames are made, in bytes.
+
+    Args:
+        held: bytes of each on a device.
+        memory: bytes of the device.
+        texts: while texts are read, instead.
+    """
+    turns = meshes.turns(held, memory)
+    away = turns["text"] if texts else ("text", "low") if turns.get("dit") else ("text",)
+    return {name: size for name, size in held.items() if name not in away}
 
 
 def needed(
@@ -104,15 +117,11 @@ def needed(
         mesh: None: one device does it all.
         int8: as in `Stages`.
     """
-    size = jnp.dtype(dtype).itemsize
     mesh = mesh or MeshConfig(data=1)
     data = mesh.data or max(1, jax.device_count() // (mesh.fsdp * mesh.context * mesh.tensor))
     devices = data * mesh.fsdp * mesh.context * mesh.tensor
     has, networks = meshes.memory_of_device(), held(model, dtype, mesh, int8)
-    beside = resident(networks, has)
-    dits = sum(networks.get(name, 0) for name in ("dit", "low"))
-    makes_room = meshes.turns(networks, has)["text"]
-    texts = sum(networks.values()) - (dits if makes_room else 0)
+    texts, beside = (sum(resident(networks, has, each).values()) for each in (True, False))
 
     dit, side = model.dit, model.vae.spatial_ratio
     width, height = plan.size
@@ -125,9 +134,17 @@ def needed(
     latents += len(plan.references)
     tokens = (2 if guided else 1) * latents * (width // side) * (height // side)
     tokens /= dit.patch[1] * dit.patch[2] * devices
-    steps = tokens * size * (11 * dit.width + dit.ffn)
+    steps = tokens * jnp.dtype(dtype).itemsize * (11 * dit.width + dit.ffn)
     height, width = (length // side for length in plan.size[::-1])
     each = coding.decoding(model.vae)
     tiles = coding.tiles_of(each, height, width, has - beside, devices)
     frames = each * tiles.height * tiles.width / devices
-    return Need(texts / GB, (beside + steps) / GB, (beside + frames) / GB, has / GB, tiles)
+    return Need(
+        texts / GIGABYTE,
+        (beside + steps) / GIGABYTE,
+        (beside + frames) / GIGABYTE,
+        has / GIGABYTE,
+        tiles,
+        dtype,
+        int8,
+    )

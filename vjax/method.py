@@ -1,6 +1,7 @@
 """How a video is sampled: what was asked for, what the model prefers, what the request needs."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ from jaxtyping import Array, Float
 from vjax import flow, sampler, solvers, validation
 from vjax.canvas import Canvas
 from vjax.config import SamplerConfig
+from vjax.order import SAMPLING
 from vjax.parallel import mesh as meshes
+from vjax.planning import Plan
 from vjax.tiles import Tiles
+from vjax.timeline import RequestError
 
 # What moves from one text to another takes more of the guidance that is usual: published settings
 # are 13.5 where 7 is usual and 5.5 where 3.5 is (arXiv:2412.08629).
@@ -47,6 +51,27 @@ class Method:
             ("low", max(begin, change), end, low),
         ]
         return [part for part in parts if part[1] < part[2]]
+
+
+def of(plan: Plan, preferred: SamplerConfig, asked: Mapping[str, Any]) -> Method:
+    """The method for a plan, whose timeline may prefer a guidance of its own.
+
+    Args:
+        preferred: by the model.
+        asked: values for fields of a `SamplerConfig`; None, or none: as preferred.
+
+    Raises:
+        RequestError: a value that is none, or a solver that was asked for and cannot serve.
+    """
+    said = plan.timeline
+    if said.guidance is not None:
+        preferred = dataclasses.replace(preferred, guidance=said.guidance, low_guidance=None)
+    try:
+        asked = dict.fromkeys(SAMPLING) | dict(asked)
+        method = choose(plan.canvas, preferred, asked, bool(said.source_prompt))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return dataclasses.replace(method, tiles=plan.tiles)
 
 
 def choose(

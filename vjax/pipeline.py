@@ -265,17 +265,13 @@ class Pipeline(Rollout):
             "solver": solver,
             "shift": shift,
         }
-        preferred, said = self.config.sampler, plan.timeline
-        if said.guidance is not None:
-            preferred = dataclasses.replace(preferred, guidance=said.guidance, low_guidance=None)
-        try:
-            method = methods.choose(plan.canvas, preferred, asked, bool(said.source_prompt))
-            method = dataclasses.replace(method, tiles=plan.tiles)
-            self._check_memory(plan, method)
-            if self.mesh is not None and not self.in_place:
+        method = methods.of(plan, self.config.sampler, asked)
+        self._check_memory(plan, method)
+        if self.mesh is not None and not self.in_place:
+            try:
                 meshes.check_samples(self.mesh, at_once * (1 + method.config.guided))
-        except ValueError as error:
-            raise RequestError(str(error)) from error
+            except ValueError as error:
+                raise RequestError(str(error)) from error
         return plan, method
 
     def _check_memory(self, plan: Plan, method: Method) -> None:

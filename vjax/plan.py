@@ -8,10 +8,11 @@
 A config's training step, or with --sample, --frames or --size the making of one video, is compiled
 by the TPU's own compiler, laid out over devices that are not there as `mesh` says. After all else a
 verb may be given with its options, as to vjax.sample: then what it makes is planned. Any field can
-be changed: `--mesh.fsdp=16`. Devices share a video as vjax.sample does, unless `mesh` is given.
-Memory is the compiler's. Time is a roofline: what arithmetic, main memory or interconnect take at
-least, whichever is longest. --search finds the smallest slice, of all kinds or of the one that
---slice names, and how its devices are divided; it says what it tried.
+be changed: `--mesh.fsdp=16`, `--dtype=float32`. Networks lie on devices, and devices share a video,
+as with vjax.sample, unless `mesh` is given. Memory is the compiler's. Time is a roofline: what
+arithmetic, main memory or interconnect take at least, whichever is longest. --search finds the
+smallest slice, of all kinds or of the one that --slice names, and how its devices are divided; it
+says what it tried.
 """
 
 import argparse
@@ -210,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sample", action="store_true", help="plan a video, not a training step")
     parser.add_argument("--frames", type=int, help="of the video; default: native")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: native")
+    parser.add_argument("--int8", action="store_true", help="plan a video with weights in 8 bits")
     parser.add_argument(
         "--thorough",
         action="store_true",
@@ -232,6 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"--slices={options.slices} must be from 1 to {MOST_SLICES}.")
         order = _ordered(given[verb:], options) if given[verb:] else None
         samples = bool(options.sample or options.frames or options.size or order or not run.stages)
+        if options.int8 and not samples:
+            raise ConfigError("--int8 is for making videos: add --sample.")
         if samples and run.vae is not None:
             vae = weights.read_config(run.vae).vae
             run = dataclasses.replace(run, model=dataclasses.replace(run.model, vae=vae))
@@ -239,12 +243,17 @@ def main(arguments: list[str] | None = None) -> int:
         video = None
         if order is not None:
             video = rehearsal.video(run.model, order.requests[0].timeline(), **order.sampling)
-            video = dataclasses.replace(video, int8=order.int8)
             if order.mesh is not None:
                 run, layout = dataclasses.replace(run, mesh=order.mesh), True
         elif samples:
             timeline = Timeline("a video", frames=options.frames, size=options.size)
             video = rehearsal.video(run.model, timeline)
+        if video is not None:
+            video = dataclasses.replace(
+                video,
+                dtype=(order and order.dtype) or run.dtype or "bfloat16",
+                int8=options.int8 or bool(order and order.int8),
+            )
         compile_for = functools.partial(
             compiled,
             video=video,
@@ -257,7 +266,6 @@ def main(arguments: list[str] | None = None) -> int:
             if options.slices != 1:
                 raise ConfigError("--search is for one slice: leave out --slices.")
             slices.devices(f"{kinds[0]}:{slices.CHIPS[kinds[0]].sizes[0]}")  # is libtpu there?
-            need = search.work(run, video)
 
             def tried(name: str, layout: MeshConfig) -> list[Part]:
                 return compile_for(
@@ -267,13 +275,14 @@ def main(arguments: list[str] | None = None) -> int:
                     briefly=True,
                 )[1]
 
-            best = search.smallest(run, need, kinds, tried, console.print)
+            best = search.smallest(run, video, kinds, tried, console.print)
             if best is None:
                 print("vjax.plan: No listed slice holds it.", file=sys.stderr)
                 return 1
             name, found_layout, parts = best
             run = dataclasses.replace(run, mesh=found_layout)
             chip, devices = slices.parse(name)[0], slices.devices(name)
+            need = search.work(run, video, chip)
             title = f"{run.name} on {name}: {search.described(found_layout)}"
         else:
             if options.slice is None:
@@ -281,8 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
                     "--slice=NAME says for which slice, such as v5e:2x4; or --search."
                 )
             chip, _, _ = slices.parse(options.slice)
+            need = search.work(run, video, chip)
             devices = slices.devices(options.slice, options.slices)
-            need = search.work(run, video)
             if video is not None and not layout:
                 fits = meshes.for_one_video(
                     run.model, len(devices), video.guided, need.resident, chip.memory
@@ -307,12 +316,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _ordered(arguments: list[str], options: argparse.Namespace) -> Order:
-    """What a verb and its options ask for; raises RequestError for what has another place."""
+    """What a verb and its options ask for.
+
+    Raises:
+        RequestError: that has another place, or is no part of a plan.
+    """
     if options.frames or options.size:
         raise RequestError("--frames and --size are options of the verb here: say them after it.")
     order = parse(arguments)
     if order.model is not None:
         raise RequestError("The model is what is named first: leave out --model.")
+    unplanned = {
+        "--lora": order.lora,
+        "--prompts": len(order.requests) > 1,
+        "--variations": order.variations > 1,
+        "--upsample": order.upsample,
+        "--caption": order.caption,
+    }
+    for name, asked in unplanned.items():
+        if asked:
+            raise RequestError(
+                "A plan is of one video, by the model as it is, of words as they are: leave out "
+                f"{name}."
+            )
     return order
 
 

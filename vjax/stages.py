@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,18 +12,16 @@ from jaxtyping import Array, Float, Key, Real, UInt8
 
 from vjax import coding, memory, models, sampler, stored, weights
 from vjax.config import DiTConfig, MeshConfig, VAEConfig
-from vjax.int8 import in_blocks, quantize
+from vjax.int8 import quantize
 from vjax.models.vae import check_video, to_float
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
+from vjax.precision import kept_as
 from vjax.reel import Reel
 from vjax.sampler import Condition
 from vjax.stored import Stored
 from vjax.tiles import Tiles, tiled
 from vjax.timeline import RequestError
-
-# Small, and used in float32 whatever else is computed in.
-_EXACT = r"(^|\.)(\w*norm\w*|\w*modulation|time_embed|rate_embed|relative_bias)(\.|$)"
 
 # --- One jitted function per job. Configs are static, everything else is an array. ---------------
 
@@ -32,15 +29,10 @@ _EXACT = r"(^|\.)(\w*norm\w*|\w*modulation|time_embed|rate_embed|relative_bias)(
 @functools.partial(jax.jit, static_argnames=("dtype", "int8"))
 def _cast(params, dtype, int8):
     def cast(path, x):
-        return quantize(x) if int8 and in_blocks(path) else x.astype(kept_as(path, dtype))
+        kind = kept_as(path, dtype, int8)
+        return quantize(x) if kind == jnp.int8 else x.astype(kind)
 
     return rules.pinned(jax.tree.map_with_path(cast, params))
-
-
-def kept_as(path, dtype: np.dtype) -> np.dtype:
-    """The type of a parameter where its network computes in `dtype`."""
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    return jnp.dtype(jnp.float32) if re.search(_EXACT, name) else dtype
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -148,12 +140,12 @@ def _on_mesh(stage: Callable) -> Callable:
 
 
 def _as(dtype: np.dtype, int8: bool, path, x: Any) -> Any:
-    if int8 and in_blocks(path):
+    kind = kept_as(path, dtype, int8)
+    if kind == jnp.int8:
         return dataclasses.replace(x, int8=True) if isinstance(x, Stored) else quantize(x)
-    dtype = kept_as(path, dtype)
     if not isinstance(x, Stored):
-        return np.asarray(x, dtype)
-    x = x.astype(dtype)
+        return np.asarray(x, kind)
+    x = x.astype(kind)
     return x if x.nbytes >= stored.LARGE else x.read()
 
 
@@ -180,6 +172,7 @@ class Stages:
 
     Raises:
         BundleError: a part is missing.
+        RequestError: there is no such dtype.
         ConfigError: the devices cannot share this model so.
     """
 
@@ -200,37 +193,21 @@ class Stages:
                     f"{self.config.name} has no {network}, so it cannot make videos on its own."
                 )
         dtype = dtype or bundle.dtype or usual_dtype()
-        if dtype not in ("float32", "bfloat16"):
-            raise RequestError(
-                f"There is no dtype {dtype!r}: choose float32 or bfloat16. Weights in 8 bits are "
-                "int8=True, or --int8."
-            )
+        held, has = memory.held(self.config, dtype, mesh, int8), meshes.memory_of_device()
         self.dtype, self.int8 = jnp.dtype(dtype), int8
-        transformers = ("dit", "low", "text")
-        kept = dict.fromkeys(transformers, self.dtype)
-        kept |= dict.fromkeys(("vae", "image"), jnp.dtype("float32"))
+        self._room = has - sum(memory.resident(held, has).values())  # for what is computed
         self.mesh_config, self.mesh, self.in_place = mesh, None, False
         if mesh is not None:
             self.mesh = meshes.make_mesh(mesh)
             meshes.check(mesh, self.mesh, self.config)
             self.in_place = rules.lies_on(bundle.params, self.mesh)
-        held = memory.held(self.config, dtype, mesh, int8)
-        has = meshes.memory_of_device()
-        self._room = has - memory.resident(held, has)  # for what is computed
         if self.in_place:
             with meshes.use(self.mesh, mesh):
-                cast = [
-                    _cast({name: tree}, kept[name], int8 and name in transformers)
-                    for name, tree in bundle.params.items()
-                ]
-            self.params = {name: tree for each in cast for name, tree in each.items()}
+                self.params = _cast(bundle.params, self.dtype, int8)
             return
-        params = {
-            name: jax.tree.map_with_path(
-                functools.partial(_as, kept[name], int8 and name in transformers), params
-            )
-            for name, params in bundle.params.items()
-        }
+        params = jax.tree.map_with_path(
+            functools.partial(_as, self.dtype, int8), dict(bundle.params)
+        )
         self._turns = meshes.turns(held, has)  # what makes room for each
         self._waiting = {name: params.pop(name) for name in self._turns}
         self.params = self._placed(params)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from vjax.models import flops
-from vjax.parallel import hlo, rules
+from vjax.parallel import hlo
 from vjax.parallel.slices import Chip, heard
 
 # How hard the compiler tries. The search for fast tiles takes most of its time. Without it a 480p
@@ -158,22 +158,6 @@ def compile(
     seconds = time.monotonic() - began
     say(f"{job.name}: compiled in {seconds:.0f} s")
     return dataclasses.replace(part, warnings=tuple(warnings), seconds_to_compile=seconds)
-
-
-def placed(tree, mesh: jax.sharding.Mesh):
-    """Shapes of parameters, or of a state, laid out as the table of a mesh says."""
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        tree,
-        rules.shardings(tree, mesh),
-    )
-
-
-def held(tree) -> float:
-    """Bytes of arrays that lie on one device."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
 
 
 def kept(traced: core.ClosedJaxpr) -> int:

@@ -15,18 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from vjax import coding, models, stages, weights
+from vjax import coding, models, precision, stages, weights
+from vjax import memory as memories
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig, VAEConfig
-from vjax.int8 import quantized
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
 from vjax.parallel import rules
-from vjax.parallel.ahead import Job, held, placed, sent, whole
+from vjax.parallel.ahead import Job, sent, whole
 from vjax.parallel.rehearsal import Video
+from vjax.parallel.rules import held, laid_out
 from vjax.sampler import Condition
 from vjax.training import state as states
 from vjax.training.start import TASKS
 from vjax.training.task import Task
+
+_SAID = {
+    "text": "text encoder",
+    "image": "image encoder",
+    "dit": "DiT",
+    "low": "second expert",
+    "vae": "VAE",
+}
 
 
 def training(config: RunConfig, mesh: jax.sharding.Mesh) -> list[Job]:
@@ -43,8 +52,8 @@ def training(config: RunConfig, mesh: jax.sharding.Mesh) -> list[Job]:
     for bucket in group:
         task.check(bucket, meshes.shares(mesh))
     meshes.check(config.mesh, mesh, config.model)
-    state = placed(jax.eval_shape(functools.partial(states.init_state, task)), mesh)
-    frozen = placed(
+    state = laid_out(jax.eval_shape(functools.partial(states.init_state, task)), mesh)
+    frozen = laid_out(
         {
             name: models.abstract(getattr(config.model, name))
             for name in ("vae", *config.frozen)
@@ -105,58 +114,60 @@ def sampling(
 ) -> list[Job]:
     """The programs that make a video: its texts, what is given, windows' steps, a latent's frames.
 
-    The text encoder runs before the others and need not lie beside them.
+    Of two experts, which are alike, the first stands for both.
 
     Args:
-        memory: bytes of a device, which decide in how many tiles frames are encoded and decoded.
+        memory: bytes of a device, which decide which networks take turns there, and in how many
+            tiles frames are encoded and decoded.
 
     Raises:
         ConfigError: the devices cannot share the work so.
+        RequestError: there is no such dtype.
     """
     meshes.check_samples(mesh, 2 if video.guided else 1)
     array = functools.partial(whole, mesh)
+    params = laid_out(precision.abstract(model, video.dtype, video.int8), mesh)
+    sizes = {name: held(tree) for name, tree in params.items()}
 
-    def network(name: str, kind):
-        params = {name: models.abstract(getattr(model, name))}
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, kind), params)
-        if video.int8 and name != "vae":
-            params = jax.eval_shape(quantized, params)
-        return placed(params, mesh)[name]
+    def lying(texts: bool) -> dict[str, float]:
+        found = memories.resident(sizes, memory, texts)
+        return {_SAID[name]: size for name, size in found.items()}
 
-    dit, text = network("dit", jnp.bfloat16), network("text", jnp.bfloat16)
-    coder, words = network("vae", jnp.float32), model.text.max_length
-    resident = {"DiT": held(dit), "VAE": held(coder)}
-    if model.image is not None:
-        resident["image encoder"] = held(network("image", jnp.float32))
+    resident, words = lying(texts=False), model.text.max_length
     embed = functools.partial(
         stages._embed.trace,
         model.text,
-        text,
-        array((video.texts, words), jnp.int32),
-        array((video.texts, words), jnp.bool_),
+        params["text"],
+        array((2, words), jnp.int32),
+        array((2, words), jnp.bool_),
     )
-    needed = video.texts * flops.text_flops(model.text, words) / mesh.size
+    needed = 2 * flops.text_flops(model.text, words) / mesh.size
     texts = Job(
-        "texts",
+        "two texts",
         embed,
-        {"text encoder": held(text)},
+        lying(texts=True),
         model_flops=needed,
         expected_flops=needed,
-        gathers=sent(text, "text", 2, 1),
+        gathers=sent(params["text"], "text", jnp.dtype(video.dtype).itemsize, 1),
+        times=video.texts // 2,
     )
+    looked = [
+        _looking(model, mesh, params["image"], count, times, resident)
+        for count, times in video.looked.items()
+    ]
     steps = [
-        _steps(model, mesh, dit, video, condition, times, resident)
+        _steps(model, mesh, params["dit"], video, condition, times, resident)
         for condition, times in video.windows
     ]
     ratio, side = model.vae.temporal_ratio, model.vae.spatial_ratio
     room = memory - sum(resident.values())
-    code = functools.partial(_coding, mesh, model.vae, coder, resident)
+    code = functools.partial(_coding, mesh, model.vae, params["vae"], resident)
     coded: list[Job] = []
     encoder, decoder = "vae/(encoder|quant_conv)/", "vae/(decoder|post_quant_conv)/"
-    for (height, width), times in video.encoded.items():
+    for (height, width, kind), times in video.encoded.items():
         tiles = coding.tiles_of(coding.encoding(model.vae), height, width, room, mesh.size)
         first, other = (
-            array((1, count, side * tiles.height, side * tiles.width, 3), jnp.uint8)
+            array((1, count, side * tiles.height, side * tiles.width, 3), kind)
             for count in (1, ratio)
         )
         name, times = f"a latent of what is given{tiles.said()}", times * len(tiles)
@@ -166,7 +177,30 @@ def sampling(
         latent = array((1, 1, tiles.height, tiles.width, model.vae.z_dim))
         name, times = f"a latent's frames{tiles.said()}", times * len(tiles)
         coded.append(code(name, times, stages._decode, latent, latent, encoder, jnp.uint8))
-    return [texts, *steps, *coded]
+    return [texts, *looked, *steps, *coded]
+
+
+def _looking(
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    params,
+    count: int,
+    times: int,
+    resident: Mapping[str, float],
+) -> Job:
+    """The image encoder's look at so many images at once."""
+    images = whole(mesh, (count, model.image.side, model.image.side, 3), jnp.uint8)
+    look = functools.partial(stages._look, model.image)
+    needed = flops.traced(jax.make_jaxpr(look)(params, images)) / mesh.size
+    return Job(
+        "an image that is given" if count == 1 else f"{count} images that are given",
+        functools.partial(stages._look.trace, model.image, params, images),
+        resident,
+        model_flops=needed,
+        expected_flops=needed,
+        gathers=sent(params, "image", 4, 1),
+        times=times,
+    )
 
 
 def _steps(
@@ -180,6 +214,7 @@ def _steps(
 ) -> Job:
     """The steps of a kind of window."""
     array, method = functools.partial(whole, mesh), video.method
+    dtype, told = jnp.dtype(video.dtype), method.told
     condition = jax.tree.map(lambda x: array(x.shape, x.dtype), shapes)
     source, anchors = condition.source.shape, condition.anchors.shape[1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
@@ -198,8 +233,9 @@ def _steps(
         method.solver,
         np.float32(method.config.guidance),
         video.guided,
-        jnp.dtype(jnp.bfloat16),
+        dtype,
         method.tiles,
+        None if told is None else array(told.shape),
     )
     runs = method.steps * (2 if video.guided else 1) / mesh.size
     forward = attention = 0.0
@@ -216,7 +252,7 @@ def _steps(
         model_flops=forward,
         expected_flops=forward - attention,
         attention_flops=attention,
-        gathers=method.steps * len(method.tiles or ".") * sent(dit, "dit", 2, 1),
+        gathers=method.steps * len(method.tiles or ".") * sent(dit, "dit", dtype.itemsize, 1),
         times=times,
     )
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vjax import weights
+from vjax import conditioning, weights
 from vjax.config import ConfigError, ModelConfig
 from vjax.method import Method
 from vjax.pipeline import Pipeline
@@ -28,16 +28,20 @@ class Video:
 
     Args:
         windows: the shapes of each kind of condition, and how many windows are made under it.
-        texts: that are embedded at once.
-        encoded, decoded: latents, by their height and width.
-        int8: as in `Stages`.
+        texts: that are embedded, two at a time.
+        looked: how often so many images are looked at.
+        encoded: latents, by their height and width and the type of the frames.
+        decoded: latents, by their height and width.
+        dtype, int8: as in `Stages`.
     """
 
     method: Method
     windows: tuple[tuple[Condition, int], ...]
     texts: int
-    encoded: Mapping[tuple[int, int], int]
+    looked: Mapping[int, int]
+    encoded: Mapping[tuple[int, int, np.dtype], int]
     decoded: Mapping[tuple[int, int], int]
+    dtype: str = "bfloat16"
     int8: bool = False
 
     @property
@@ -68,7 +72,8 @@ class _Rehearsal(Pipeline):
         self.config, self.tokenizer, self.mesh = model, None, None
         self._room = math.inf  # programs.sampling is told of the device
         self._side, self._ratio = model.vae.spatial_ratio, model.vae.temporal_ratio
-        self._texts_at_once = 0
+        self._embedded = 0
+        self._looked: collections.Counter = collections.Counter()
         self._windows: collections.Counter = collections.Counter()
         self._encoded: collections.Counter = collections.Counter()
         self._decoded: collections.Counter = collections.Counter()
@@ -84,25 +89,26 @@ class _Rehearsal(Pipeline):
             (jax.tree.unflatten(kind, leaves), count)
             for (kind, leaves), count in self._windows.items()
         ]
-        encoded, decoded = self._encoded, self._decoded
-        return Video(method, tuple(windows), self._texts_at_once, encoded, decoded)
+        counted = (self._embedded, self._looked, self._encoded, self._decoded)
+        return Video(method, tuple(windows), *counted)
 
     def _check_memory(self, plan, method):
         pass  # that is what the compiler is asked
 
     def embed(self, prompts):
-        self._texts_at_once = len(prompts)
+        self._embedded += len(prompts)
         text = self.config.text
         return jnp.zeros((len(prompts), text.max_length, text.width))
 
     def look(self, images):
         image = self.config.image
+        self._looked[len(images)] += 1
         return np.zeros((len(images) * image.tokens, image.width), np.float32)
 
     def encode_pixels(self, frames):
         sides = tuple(side // self._side for side in frames.shape[1:3])
         count = 1 + (len(frames) - 1) // self._ratio
-        self._encoded[sides] += count
+        self._encoded[*sides, frames.dtype] += count
         return np.zeros((count, *sides, self.config.vae.z_dim), np.float32)
 
     def decode_next(self, latents, past):
@@ -111,6 +117,8 @@ class _Rehearsal(Pipeline):
         return jnp.zeros((1, count, 1, 1, 3), jnp.uint8), "the past"  # nobody looks at them
 
     def _sample(self, condition, seeds, window, method, watched, noise):
+        if conditioning.one_time(self.config):
+            condition = dataclasses.replace(condition, noise=condition.source)
         shapes = jax.eval_shape(lambda: condition)
         if condition.origin is not None:
             keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))

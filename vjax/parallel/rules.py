@@ -159,13 +159,29 @@ def gathered_layer(layer: Any, stack: str, dtype: jax.typing.DTypeLike) -> Any:
     return layer if _mesh() is None else jax.tree.map_with_path(gather, layer, is_leaf=is_int8)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Where the table puts parameters, or a state made of such."""
 
     def where(path, leaf):
         return NamedSharding(mesh, _spec(_rule(path), np.shape(leaf), mesh))
 
     return jax.tree.map_with_path(where, tree)
+
+
+def laid_out(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Shapes of parameters, or of a state made of such, where the table puts them."""
+
+    def put(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(put, tree, shardings(tree, mesh))
+
+
+def held(tree: Any) -> int:
+    """Bytes of what is laid out that lie on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
 
 
 def placed(tree: Any, mesh: Mesh) -> Any:

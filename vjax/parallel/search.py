@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from vjax import coding, models
+from vjax import coding, memory, models
 from vjax.config import ConfigError, MeshConfig, ModelConfig, RunConfig
 from vjax.models import flops
 from vjax.parallel import mesh as meshes
@@ -49,11 +49,12 @@ class Work:
     decoding: float = 0.0
 
 
-def work(run: RunConfig, video: Video | None) -> Work:
-    """What an update of a run, or a video, asks for.
+def work(run: RunConfig, video: Video | None, chip: Chip) -> Work:
+    """What an update of a run, or a video, asks for on chips of a kind.
 
     Raises:
         ConfigError: a network is missing.
+        RequestError: there is no such dtype.
     """
     if video is not None:
         model = run.model
@@ -63,15 +64,15 @@ def work(run: RunConfig, video: Video | None) -> Work:
         amount = branches * max(
             sum(n * flops.dit_flops(model.dit, *length) for n, *length in each) for each in every
         )
-        dit, vae = (_numbers(model, name) for name in ("dit", "vae"))
-        layers = (1 if video.int8 else 2) * dit
+        networks = memory.held(model, video.dtype, int8=video.int8)
+        resident = sum(memory.resident(networks, chip.memory).values())
         # A dozen float32 features of the smallest tile of frames, as wide as the last layers are.
         tiles = [coding.tiles_of(1, *sides, room=0) for sides in video.decoded]
         numbers = max(each.height * each.width for each in tiles)
         numbers *= model.vae.spatial_ratio**2 * model.vae.temporal_ratio
         numbers *= model.vae.decoder_base_dim or model.vae.base_dim
         decoding = 12 * 4 * numbers
-        return Work(branches, tokens, layers, layers + 4 * vae, 0, 1, amount, decoding)
+        return Work(branches, tokens, networks["dit"], resident, 0, 1, amount, decoding)
     task = programs.task_of(run)
     model, group = task.config.model, programs.costliest(task)
     clips = math.gcd(*(bucket.batch for bucket in group))
@@ -114,9 +115,9 @@ def layouts(
         if dit.heads // tensor % context:  # keys are gathered, or go around
             seconds *= 1.5
         hidden = 2 * dit.ffn / tensor + 5 * dit.width
-        memory = 2 * clips * tokens * (need.kept * dit.width + hidden)
-        memory = max(memory, need.decoding / context) + need.resident / (fsdp * tensor)
-        found.append((seconds, memory, MeshConfig(data, fsdp, context, tensor)))
+        size = 2 * clips * tokens * (need.kept * dit.width + hidden)
+        size = max(size, need.decoding / context) + need.resident / (fsdp * tensor)
+        found.append((seconds, size, MeshConfig(data, fsdp, context, tensor)))
     return sorted(found, key=lambda each: each[:2])
 
 
@@ -145,7 +146,7 @@ def _divisions(count: int) -> Iterator[tuple[int, int, int, int]]:
 
 def smallest(
     run: RunConfig,
-    need: Work,
+    video: Video | None,
     kinds: tuple[str, ...],
     compiled: Callable[[str, MeshConfig], list[Part]],
     say: Callable[[str], Any],
@@ -153,6 +154,7 @@ def smallest(
     """The first slice, by the FLOPs of its chips, on which a layout fits; None: there is none.
 
     Args:
+        video: what is made; None: an update.
         kinds: of chips.
         compiled: compiles all programs for a slice and a layout; stops at one that does not fit.
     """
@@ -160,13 +162,14 @@ def smallest(
     listed.sort(key=lambda each: _devices(*each) * slices.CHIPS[each[0]].flops)
     for kind, size in listed:
         name, chip, count = f"{kind}:{size}", slices.CHIPS[kind], _devices(kind, size)
+        need = work(run, video, chip)
         found = layouts(run, need, chip, count)
         if not found:
             say(f"{name}: its {count} devices do not divide {need.clips} clips and the heads.")
             continue
         fitting = promising(found, chip)
         if not fitting:
-            least = min(memory for _, memory, _ in found)
+            least = min(size for _, size, _ in found)
             say(
                 f"{name}: too small, about {least / GIGABYTE:.1f} GB for each device of "
                 f"{chip.memory / GIGABYTE:.1f}."

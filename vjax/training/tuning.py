@@ -21,8 +21,8 @@ from vjax import conditioning, models, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
 from vjax.models import low_rank
 from vjax.models.vae import to_float
+from vjax.precision import kept_as
 from vjax.sampler import Condition
-from vjax.stages import kept_as
 from vjax.tokenizer import Tokenizer
 from vjax.training import given, lora
 from vjax.training.dit import DiTTask, encoder
@@ -262,8 +262,7 @@ def begin(config: RunConfig) -> tuple[TuneTask, models.Params, models.Params, To
         if network in task.trained:
             learned[network] = jax.tree.map(lambda x: x.read(), tree)
         else:
-            exact = network in ("vae", "image")
-            frozen[network] = _read(tree, jnp.float32 if exact else task.dtype)
+            frozen |= _read({network: tree}, task.dtype)
     if config.lora is not None:
         key = jax.random.fold_in(jax.random.key(config.seed), 0)
         learned["lora"] = jax.device_get(lora.init(found.dit, config.lora, key))
@@ -272,6 +271,4 @@ def begin(config: RunConfig) -> tuple[TuneTask, models.Params, models.Params, To
 
 def _read(params: models.Params, dtype: Any) -> models.Params:
     """Stored parameters as sampling holds them where it computes in a type."""
-    return jax.tree.map_with_path(
-        lambda path, x: x.astype(kept_as(path, jnp.dtype(dtype))).read(), params
-    )
+    return jax.tree.map_with_path(lambda path, x: x.astype(kept_as(path, dtype)).read(), params)
