@@ -184,6 +184,8 @@ REGION[:12] = True  # is made anew
 @pytest.mark.parametrize(
     ("kind", "ask", "known"),
     [
+        ("first_frame", lambda clip: vjax.animate(clip[0], "a", frames=9), [0]),
+        ("per_frame", lambda clip: vjax.infill(clip, "a", keep=[(0, 1), (8, 13)]), [0, 2, 3]),
         ("channels", lambda clip: vjax.animate(clip[0], "a", frames=9), [0]),
         ("first_last", lambda clip: vjax.infill(clip, "a", keep=[(0, 1), (8, 9)]), [0, 8]),
         ("control", lambda clip: vjax.infill(clip, "a", keep=[(0, 2), (7, 9)]), [0, 1, 7, 8]),
@@ -191,7 +193,8 @@ REGION[:12] = True  # is made anew
     ],
 )
 def test_a_network_is_shown_what_the_sampler_shows_it(monkeypatch, kind, ask, known):
-    clip, pipe = tiny.clip(9), test_abilities.pipe(kind)
+    frames = 13 if kind == "per_frame" else 9
+    clip, pipe = tiny.clip(frames), test_abilities.pipe(kind)
     model, found = pipe.config, []
 
     def start(condition, *_):
@@ -203,6 +206,9 @@ def test_a_network_is_shown_what_the_sampler_shows_it(monkeypatch, kind, ask, kn
         with pytest.raises(InterruptedError):
             pipe(ask(clip))
     kept = jnp.zeros((1, 9, 1, 1, 1)).at[:, jnp.array(known, int)].set(1)
+    start = jnp.zeros((1, 1 + frames // 4), bool).at[:, 0].set(True)
+    end = jnp.zeros_like(start).at[:, 2:].set(True)
+    monkeypatch.setattr(given, "ends", lambda *_: (start, end))
     if not known:
         kept = jnp.broadcast_to(1.0 - REGION[..., None], (1, 9, 32, 32, 1))
     monkeypatch.setattr(given, "kept", lambda *_: kept)
@@ -211,7 +217,7 @@ def test_a_network_is_shown_what_the_sampler_shows_it(monkeypatch, kind, ask, kn
         return encode(video[0, 2:4, None])[None, :, 0]
 
     monkeypatch.setattr(given, "references", references)
-    bucket = Bucket(frames=9, height=32, width=32, batch=1, references=0 if known else 2)
+    bucket = Bucket(frames, height=32, width=32, batch=1, references=0 if known else 2)
     task = tuning.TuneTask(RunConfig("run", "dit", model, ()))
     ids, mask = tiny.tokenizer(model.text.max_length)(["a"])
     batch = {"video": clip[None], "ids": ids, "mask": mask}
@@ -226,7 +232,9 @@ def test_a_network_is_shown_what_the_sampler_shows_it(monkeypatch, kind, ask, kn
     for name in ("strength", "text", "positions"):
         np.testing.assert_allclose(getattr(trained, name), getattr(sampled, name), atol=1e-5)
     assert clean.shape == sampled.source.shape
-    np.testing.assert_allclose(clean[0, -3:], pipe.encode_pixels(clip), atol=2e-5)
+    np.testing.assert_allclose(clean[0, -len(start[0]) :], pipe.encode_pixels(clip), atol=2e-5)
+    shown = np.where(sampled.strength > 0, trained.source, 0)
+    np.testing.assert_allclose(shown, sampled.source, atol=2e-5)
 
 
 def test_what_is_known_is_drawn_as_a_model_takes_it():
@@ -241,6 +249,10 @@ def test_what_is_known_is_drawn_as_a_model_takes_it():
     assert draws["first_last"] == {(0, 8)}
     assert draws["control"] > {(), (0,), (8,), (0, 8), (0, 1, 2), (6, 7, 8)}
     assert tuple(range(9)) not in draws["control"]
+    timed, clips = test_abilities.pipe("per_frame").config, jnp.zeros((256, 9, 1, 1, 3))
+    *_, drawn = given.in_place(key, timed, recipe, bucket, lambda video: video[:, ::4], clips)
+    drawn = {tuple(np.flatnonzero(row).tolist()) for row in np.asarray(drawn)}
+    assert drawn == {(), (0,), (2,), (0, 1), (1, 2), (0, 2)}
     boxes = given.kept(key, model, recipe, dataclasses.replace(bucket, boxes=True), 64)
     inside = np.asarray(boxes).min(axis=1).reshape(64, -1).mean(axis=1)
     assert ((inside > 0) & (inside < 1)).mean() > 0.5

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vjax import conditioning
 from vjax.config import Bucket, DiTLossConfig, ModelConfig
@@ -19,12 +19,9 @@ def kept(
     with boxes what lies outside a region of space.
     """
     start_key, end_key, box_key = jax.random.split(key, 3)
-    frames = bucket.frames
-    known = prefix(start_key, recipe, bucket, count, frames)
+    known, end = ends((start_key, end_key), recipe, bucket, count, bucket.frames)
     if model.conditioning == "control":
-        end = prefix(end_key, recipe, bucket, count, frames)[:, ::-1]
-        both = known | end
-        known = jnp.where(both.all(axis=1, keepdims=True), known, both)
+        known = known | end
     elif model.dit.image_tokens:
         known = jnp.zeros_like(known).at[:, jnp.array([0, -1])].set(True)
     else:
@@ -35,6 +32,33 @@ def kept(
         box = boxes(box_key, model.dit.patch, count, *(n // side for n in bucket.size))
         known = known | repeat(box, "b h w -> b 1 (h p) (w q) 1", p=side, q=side)
     return known.astype(jnp.float32)
+
+
+def in_place(
+    key,
+    model: ModelConfig,
+    recipe: DiTLossConfig,
+    bucket: Bucket,
+    encode,
+    video: Float[Array, "B T H W 3"],
+) -> tuple[Float[Array, "B t h w C"], Float[Array, "B t h w C"], Bool[Array, "B t"]]:
+    """Latents of clips; the same where they are known as the sampler has them; which are known.
+
+    A prefix may be, and where each frame has its own time an end as well, or both. An end is
+    encoded as a clip of its own.
+    """
+    clean = encode(video)
+    count, frames = clean.shape[:2]
+    if model.conditioning not in ("first_frame", "per_frame"):
+        return clean, clean, jnp.zeros((count, frames), bool)
+    known, end = ends(jax.random.split(key), recipe, bucket, count, frames)
+    if model.conditioning == "first_frame" or frames == 1:
+        return clean, clean, known
+    first = frames - end.sum(axis=1)
+    turned = jax.vmap(lambda x, by: jnp.roll(x, by, axis=0))
+    # A causal VAE encodes what comes first as if nothing came after it.
+    alone = turned(encode(turned(video, -model.vae.temporal_ratio * first)), first)
+    return clean, jnp.where(end[..., None, None, None], alone, clean), known | end
 
 
 def beside(
@@ -54,6 +78,13 @@ def beside(
     middles = conditioning.middles(latents.shape[1], video.shape[1])
     made = jnp.broadcast_to(1 - known, (*video.shape[:-1], 1))[:, middles]
     return {"control": jax.vmap(conditioning.for_control)(latents, changes, made)}
+
+
+def ends(keys, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int):
+    """Which frames are known at the start of each sample, and which at its end: [B T] of both."""
+    start, end = (prefix(key, recipe, bucket, count, frames) for key in keys)
+    end = end[:, ::-1]
+    return start, end & ~(start | end).all(axis=1, keepdims=True)
 
 
 def prefix(key, recipe: DiTLossConfig, bucket: Bucket, count: int, frames: int) -> Array:

@@ -103,15 +103,12 @@ class TuneTask(DiTTask):
         video = to_float(batch["video"]).astype(jnp.float32)
         encode = encoder(model.vae, params["vae"], jnp.float32)  # as sampling does
         with jax.named_scope("encode"):
-            clean = encode(video)
+            clean, source, known = given.in_place(known_key, model, recipe, bucket, encode, video)
         with jax.named_scope("text"):
             reader = models.bind(model.text, params["text"])
             text = reader(batch["ids"], batch["mask"], dtype=self.dtype)
-        count, frames = clean.shape[:2]
-        known = jnp.zeros((count, frames), bool)
+        count = len(clean)
         inputs: dict[str, Array] = {}
-        if model.conditioning == "first_frame":
-            known = given.prefix(known_key, recipe, bucket, count, frames)
         if conditioning.beside(model):
             kept = given.kept(known_key, model, recipe, bucket, count)
             inputs |= given.beside(model, encode, video, kept)
@@ -120,7 +117,7 @@ class TuneTask(DiTTask):
             looks = given.references(reference_key, encode, video, wanted)
             lay = jax.vmap(lambda *each: conditioning.references_before(each[0], [*each[1]]))
             inputs["control"] = lay(inputs["control"], looks)
-            clean = jnp.concatenate([looks[:, ::-1], clean], axis=1)
+            clean = source = jnp.concatenate([looks[:, ::-1], clean], axis=1)
             known = jnp.pad(known, [(0, 0), (wanted, 0)])
         if "images" in batch:
             with jax.named_scope("look"):
@@ -133,7 +130,7 @@ class TuneTask(DiTTask):
             inputs["frame_rate"] = jnp.full((count,), rate)
         positions = jnp.arange(clean.shape[1], dtype=jnp.float32) - wanted
         return clean, Condition(
-            source=clean,
+            source=source,
             strength=repeat(known.astype(jnp.float32), "b t -> b t 1 1 1"),
             anchors=jnp.zeros((count, 0, *clean.shape[2:])),
             positions=repeat(positions, "t -> b t", b=count),
