@@ -239,6 +239,9 @@ def test_each_expert_takes_its_own(tmp_path):
         changed(name, products(made, 0.5), "transformer_2"),
     )
     tensors = styled(made, "transformer_2.{diffusers}")
+    said = written(tmp_path / "d.safetensors", kohya(made), {"vjax.expert": "low"})
+    assert changes(said) == [False, True]
+    assert changes(f"{said}@high") == [True, False]
     low = written(tmp_path / "b.safetensors", tensors)
     assert changes(low) == [False, True]
     both = written(

@@ -6,13 +6,12 @@ Trainers and tools name the same layer and its two matrices in many ways. What i
 
 import collections
 import dataclasses
-import json
 import math
 import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -22,9 +21,11 @@ from vjax import convert, tensors
 from vjax.config import DiTConfig
 from vjax.convert import alphas, wan
 from vjax.convert.alphas import Alphas
+from vjax.loras import EXPERTS
 from vjax.tensors import BundleError, Tensor, some
 
 FILES = ("pytorch_lora_weights.safetensors", alphas.ADAPTER)  # diffusers', peft's
+_EXPERT = "vjax.expert"  # in the header of what we save: "high" or "low"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIX = re.compile(
     r"(?:base_model\.model\.|diffusion_model\.|(?P<low>transformer_2\.)|transformer\.|pipe\.|dit\.|"
@@ -121,7 +122,8 @@ def read(name: str, config: DiTConfig, scale: float, expert: str | None = None) 
 
     Args:
         name: a file, or the directory that peft or diffusers saved.
-        expert: "dit" or "low", which a file that is for both is read for; None: for both.
+        expert: "dit" or "low", which a file that is for both is read for; None: for the one that
+            the file names, or both.
 
     Raises:
         BundleError: it is no such file, holds what cannot be applied, or is for another model or
@@ -133,12 +135,13 @@ def read(name: str, config: DiTConfig, scale: float, expert: str | None = None) 
         layers = {key: parts for key, parts in layers.items() if key[0] in (None, expert)}
         if not layers:
             raise BundleError(f"{file} has nothing for this expert: name it without @high or @low.")
+    said = None if expert else EXPERTS.get(tensors.metadata(file).get(_EXPERT, ""))
     spellings, sources = _spellings(config), _shapes(config)
     scales = Alphas(file)
     changes: dict[str | None, dict[str, Change]] = collections.defaultdict(dict)
     left_out, misfits, applied = [], [], 0
     for key, parts in layers.items():
-        where, layer = key
+        where, layer = key[0] or said, key[1]
         known = spellings.get(layer)
         made = {} if known is None else _changes(file, key, known, parts, sources, scales, scale)
         wrong = [each for each in made.values() if isinstance(each, Misfit)]
@@ -187,20 +190,19 @@ def save(
     file: str | os.PathLike,
     config: DiTConfig,
     matrices: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    alpha: float | None = None,
+    expert: Literal["high", "low"] | None = None,
 ) -> None:
     """Writes a LoRA as diffusers does, which it and `read` load again.
 
     Args:
-        matrices: by the dotted names of our kernels, two of which alpha / rank times the product is
-            added to each: [in, rank] and [rank, out], with the axis of layers before where those
-            are stacked.
-        alpha: None: the rank. Tools that read no header take it for that.
+        matrices: by the dotted names of our kernels, two whose product is added to each: [in, rank]
+            and [rank, out], of one rank, with the axis of layers before where those are stacked.
+        expert: of a model with two, the one that it is for, which `read` then takes it for.
 
     Raises:
         BundleError: the file cannot be written.
     """
-    sources, found, ranks = convert.sources(config, own=True), {}, {}
+    sources, found = convert.sources(config, own=True), {}
     for name, (down, up) in matrices.items():
         source = sources[name]
         pairs = zip(down, up, strict=True) if source.stacked else [(down, up)]
@@ -208,21 +210,11 @@ def save(
             layer = published.removesuffix(".weight")
             a = source.way.theirs(np.asarray(a))
             b = np.asarray(b).T.reshape(-1, len(a), *(1,) * (a.ndim - 2))
-            ranks[layer] = len(a)
             found[f"transformer.{layer}.lora_A.weight"] = np.ascontiguousarray(a)
             found[f"transformer.{layer}.lora_B.weight"] = np.ascontiguousarray(b)
-    rank = max(ranks.values())
-    settings = {
-        "r": rank,
-        "lora_alpha": rank if alpha is None else alpha,
-        "rank_pattern": {layer: each for layer, each in ranks.items() if each != rank},
-        "target_modules": sorted(ranks),
-    }
-    if alpha is None:
-        settings["alpha_pattern"] = settings["rank_pattern"]
-    said = json.dumps({f"transformer.{key}": value for key, value in settings.items()})
+    said = {"format": "pt"} if expert is None else {"format": "pt", _EXPERT: expert}
     try:
-        save_file(found, file, {"format": "pt", alphas.METADATA: said})
+        save_file(found, file, said)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{file} cannot be written: {error}.") from error
 

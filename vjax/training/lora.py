@@ -6,6 +6,7 @@ arXiv:2106.09685). They lie in a tree like that of the DiT: [layers in rank] and
 
 import pathlib
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -62,19 +63,32 @@ def changed(params: models.Params, changes: models.Params, scale: float) -> mode
 
 
 def save(
-    directory: pathlib.Path, config: DiTConfig, low: LoraConfig, changes: models.Params
+    directory: pathlib.Path,
+    config: DiTConfig,
+    low: LoraConfig,
+    changes: models.Params,
+    expert: Literal["high", "low"] | None = None,
 ) -> None:
-    """Writes the changes as a file that diffusers' `load_lora_weights` and `--lora` read."""
-    matrices = {}
+    """Writes the changes as a file that diffusers' `load_lora_weights` and `--lora` read.
+
+    B holds alpha / rank, which not all tools read of a file.
+
+    Args:
+        expert: of a model with two, the one that was trained.
+    """
+    matrices, scale = {}, np.float32(low.alpha / low.rank)
     for path, _ in _changed(config, low):
         leaf = changes
         for name in path:
             leaf = leaf[name]
-        matrices[".".join((*path, "kernel"))] = (np.asarray(leaf["a"]), np.asarray(leaf["b"]))
+        matrices[".".join((*path, "kernel"))] = (
+            np.asarray(leaf["a"]),
+            scale * np.asarray(leaf["b"]),
+        )
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / lora.FILES[0]
     work = file.with_name(f".{file.name}")  # a half-written one never replaces a good one
-    lora.save(work, config, matrices, low.alpha)
+    lora.save(work, config, matrices, expert)
     work.rename(file)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +167,10 @@ class TuneTask(DiTTask):
         """A LoRA as a file, or the model as a bundle, with what was not needed here."""
         model, low, source = self.config.model, self.config.lora, self.config.init
         if low is not None:
-            lora.save(directory, model.dit, low, params["lora"])
+            expert: Literal["high", "low"] | None = None
+            if model.boundary is not None:
+                expert = "low" if self.config.expert == "low" else "high"
+            lora.save(directory, model.dit, low, params["lora"], expert)
             return
         others = set(model.networks) - set(params)
         if others and source is not None:
