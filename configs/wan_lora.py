@@ -8,8 +8,9 @@ python -m vjax.sample --prompt "a prompt" --model Wan-AI/Wan2.1-T2V-1.3B-Diffuse
 The clips have captions, and the frame rate of the model. Known frames, other ones of each clip, are
 shown to the DiT as its sampler shows them; buckets for VACE may have `boxes` and `references`.
 `--expert=low` trains the second expert of a model with two, as the file then says, and
-`--lora=None` all of the DiT. A bundle is tuned in the same way. What is written is a file that diffusers' `load_lora_weights` reads
-as well, or a bundle, which `vjax.export` writes as diffusers reads it.
+`--lora=None` all of the DiT. A bundle is tuned in the same way. What is written is a file that
+diffusers' `load_lora_weights` reads as well, or a bundle, which `vjax.export` writes as diffusers
+reads it.
 """
 
 from vjax.config import (
