@@ -23,6 +23,7 @@ from vjax.config import (
     Group,
     LoraConfig,
     ModelConfig,
+    OptimizerConfig,
     RunConfig,
     Stage,
 )
@@ -171,6 +172,8 @@ def test_a_model_of_ours_learns_as_it_did(tmp_path):
         for task in (begin.task, made)
     ]
     assert programs[0] == programs[1]
+    alone = tuning.TuneTask(dataclasses.replace(begin.task.config, lora=LORA))
+    assert 0.6 < alone.flops(bucket) / begin.task.flops(bucket) < 0.7
     begin.task.save(tmp_path / "tuned", params, begin.tokenizer, "so")
     tuned, whole = weights.load(str(tmp_path / "tuned")), weights.load(str(tmp_path / "own"))
     assert dataclasses.replace(tuned.config, name="tiny", origin="") == whole.config
@@ -280,6 +283,8 @@ def test_what_cannot_be_tuned_is_said(tmp_path):
     for changes, said in (
         ({"init": None}, "says which"),
         ({"expert": "low"}, "one expert"),
+        ({"optimizer": OptimizerConfig(name="muon")}, "to adamw"),
+        ({"dit_loss": DiTLossConfig(known_noise=0.1)}, "without noise"),
         ({"frozen": ("text",)}, "leave out vae"),
         ({"lora": LoraConfig(targets=("to_q", "to_x"))}, "names to_x"),
     ):

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from vjax import conditioning, models, weights
 from vjax.config import Bucket, ConfigError, ModelConfig, RunConfig
-from vjax.models import low_rank
+from vjax.models import flops, low_rank
 from vjax.models.vae import to_float
 from vjax.precision import kept_as
 from vjax.sampler import Condition
@@ -61,6 +61,19 @@ class TuneTask(DiTTask):
             problem = "a model that is given the first frame learns those after it: add frames"
         if problem is not None:
             raise ConfigError(f"{bucket} cannot be trained on: {problem}.")
+        if self.config.dit_loss.known_noise and kind != "anchors":
+            raise ConfigError(
+                "dit_loss.known_noise is for models of our own, as others are given what is known "
+                "without noise: leave it out."
+            )
+
+    def flops(self, bucket: Bucket) -> int:
+        """A frozen matrix has no gradient of its own, which is a third of what it costs."""
+        found, model = super().flops(bucket), self.config.model
+        if self.config.lora is None:
+            return found
+        read = model.text.max_length * (2 if bucket.spans else 1)
+        return found - bucket.batch * flops.dit_flops(model.dit, self.tokens(bucket), read)
 
     def loss(
         self, bucket: Bucket, params: models.Params, batch: Mapping[str, Any], key: Array
@@ -243,6 +256,8 @@ def begin(config: RunConfig) -> tuple[TuneTask, models.Params, models.Params, To
             f"{config.init} looks at images, which come with clips as these are needed: set "
             "data.resident to 0."
         )
+    if config.lora is not None and config.optimizer.name == "muon":
+        raise ConfigError("A LoRA is trained by AdamW: set optimizer.name to adamw.")
     if config.expert == "low" and found.boundary is None:
         raise ConfigError(f"{config.init} has one expert: leave out expert.")
     for network, wanted in config.model.networks.items():
