@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -139,6 +140,8 @@ def test_parameters_are_reckoned_to_the_byte():
         for name, held in memory.held(model, dtype, layout, int8).items():
             leaves = jax.tree.leaves(stages._use(name))
             assert held == sum(x.addressable_shards[0].data.nbytes for x in leaves), name
+            exact = {x.dtype for x in leaves} == {jnp.dtype(jnp.float32)}
+            assert exact == (dtype == "float32" or name in ("vae", "image")), name
 
 
 def test_networks_that_take_turns_make_the_same_video(monkeypatch):
