@@ -178,6 +178,7 @@ def test_a_model_of_ours_learns_as_it_did(tmp_path):
     tuned, whole = weights.load(str(tmp_path / "tuned")), weights.load(str(tmp_path / "own"))
     assert dataclasses.replace(tuned.config, name="tiny", origin="") == whole.config
     assert set(tuned.params) == set(whole.params)
+    jax.tree.map(np.testing.assert_array_equal, tuned.params["vae"], whole.params["vae"])
 
 
 REGION = np.zeros((32, 32), bool)

@@ -25,6 +25,7 @@ class Task:
     config: RunConfig
     networks: ClassVar[tuple[str, ...]] = ()  # that a run of this kind can train
     reads_captions: ClassVar[bool] = False
+    exact: ClassVar[tuple[str, ...]] = ()  # networks that are saved in float32
 
     @classmethod
     def build_on(cls, config: RunConfig) -> tuple[RunConfig, models.Params]:
@@ -127,7 +128,7 @@ class Task:
             said: how it was made.
         """
         model = dataclasses.replace(self.model(params), origin=said)
-        weights.save(directory, Bundle(model, params, tokenizer))
+        weights.save(directory, Bundle(model, params, tokenizer), exact=self.exact)
 
     def preview(self, bundle: Bundle) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, dict]:
         """A video of what the bundle does, where there is something to show, and figures.

@@ -42,6 +42,7 @@ class TuneTask(DiTTask):
     """Captions and known frames in, the velocity of the rest out, by a model that others made."""
 
     networks: ClassVar[tuple[str, ...]] = ("dit", "low", "lora")
+    exact: ClassVar[tuple[str, ...]] = ("vae", "image")  # as sampling holds them
 
     @property
     def trained(self) -> tuple[str, ...]:
