@@ -314,3 +314,14 @@ def test_an_image_encoder_of_an_older_file_serves_too(tmp_path):
     save_file({**tensors, "vision_model.encoder.layers.3.mlp.fc1.bias": np.ones(3)}, file)
     with pytest.raises(BundleError, match=r"image_encoder has an unknown encoder\.layers\.3"):
         weights.load(name)
+
+
+def test_an_image_encoder_that_is_not_listed_is_missed(tmp_path):
+    i2v = pathlib.Path(tiny_wan.write(tmp_path / "i2v", "i2v"))
+    change(i2v / "model_index.json", image_encoder=[None, None], scheduler=5)
+    with pytest.raises(BundleError, match="image_encoder and a transformer with image_dim go"):
+        weights.read_config(str(i2v))
+    change(i2v / "model_index.json", image_encoder=["transformers", "CLIPVisionModel"])
+    (i2v / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(BundleError, match="scheduler_config.json cannot be used: it is a None"):
+        weights.read_config(str(i2v))

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from vjax import export, loras, weights
 from vjax.convert import exporting
+from vjax.tensors import BundleError
 
 
 def contents(directory: pathlib.Path) -> dict[str, object]:
@@ -103,3 +104,16 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(tmp_path, capsys):
         assert said in error
         assert len(error.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_become_infinite_are_not_exported(tmp_path):
+    name = tiny_wan.write(tmp_path / "t2v", "t2v", "float16")
+    file = str(tmp_path / "lora.safetensors")
+    layer, many = "transformer.blocks.0.attn1.to_q", np.float32(1e3)
+    shapes = {"lora_A": (1, tiny_wan.WIDTH), "lora_B": (tiny_wan.WIDTH, 1)}
+    save_file({f"{layer}.{k}.weight": np.full(shape, many) for k, shape in shapes.items()}, file)
+    with pytest.raises(BundleError, match=r"attn1\.to_q\.weight would hold NaN or infinite"):
+        exporting.export(name, tmp_path / "out", loras=loras.of(file))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora.safetensors", "t2v"]
+    with pytest.raises(BundleError, match=r"a/b cannot be written: Not a directory"):
+        exporting.export(name, pathlib.Path(file) / "a" / "b")

@@ -134,3 +134,10 @@ def test_paths_are_no_ids():
     assert not any(map(hub.is_id, ("default", "./a", "../a/b", "/a/b", "a/b/c", "a b/c")))
     assert hub.is_id("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
     assert hub.is_id("a/b@refs/pr/1")
+
+
+def test_a_directory_of_the_cache_is_called_by_its_id(tmp_path):
+    place = tmp_path / "models--Wan-AI--A-720P" / "snapshots" / "0123"
+    tiny_wan.write(place, "i2v")
+    assert weights.called(str(place)) == "Wan-AI/A-720P"
+    assert weights.read_config(str(place)).width == 1280

@@ -439,6 +439,7 @@ def test_bad_loras_are_one_line_before_anything_is_made(tmp_path, monkeypatch, c
         ("a.ckpt", "a.ckpt is a pickle"),
         ("gone.safetensors:0.5", "gone.safetensors is missing"),
         ("wide.safetensors:much", "'much' is no scale"),
+        ("wide.safetensors:1e3", "from -100 to 100"),
         ("wide.safetensors@low", "wide.safetensors"),
     ):
         code, out, err = run(capsys, "--prompt", "a red circle", "--lora", given, *more)

@@ -115,8 +115,8 @@ def test_strips_are_what_is_read_whole(tmp_path, monkeypatch):
 def test_every_bfloat16_that_is_no_number_is_found():
     numbers = np.arange(2**16, dtype=np.uint16).view(jnp.bfloat16)
     edge = numbers[(numbers.view(np.uint16) & 0x7F00) == 0x7F00]
-    assert [stored._sound(x[None]) for x in edge] == np.isfinite(edge.astype(np.float32)).tolist()
-    assert stored._sound(numbers[np.isfinite(numbers.astype(np.float32))])
+    assert [stored.sound(x[None]) for x in edge] == np.isfinite(edge.astype(np.float32)).tolist()
+    assert stored.sound(numbers[np.isfinite(numbers.astype(np.float32))])
 
 
 def test_what_is_no_number_is_named(tmp_path):

@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"one config, not {', '.join(paths)}.")
     if fields and not paths:
         parser.error(f"there is no {fields[0]}; fields are those of a config, which is missing.")
+    if not 0.5 <= options.gigabytes <= 500:
+        parser.error(f"--gigabytes must be from 0.5 to 500, got {options.gigabytes:g}.")
     if runs < 1:
         parser.error(f"--runs must be 1 or more, got {runs}.")
     parts: dict[str, Callable[[], dict]] = {"matmul": lambda: machine.matmul(runs)}

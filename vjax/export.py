@@ -10,7 +10,6 @@ import sys
 
 from vjax import ending, loras
 from vjax.config import ConfigError
-from vjax.convert.exporting import export
 from vjax.tensors import BundleError
 from vjax.timeline import RequestError
 
@@ -26,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        export(options.model, options.out, options.base, loras.of(options.lora))
+        from vjax.convert.exporting import export  # which takes seconds
+
+        for note in export(options.model, options.out, options.base, loras.of(options.lora)):
+            print(f"note: {note}", file=sys.stderr)
     except (BundleError, ConfigError, RequestError) as error:
         print(f"vjax.export: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,13 @@ def is_id(name: str) -> bool:
     return re.fullmatch(_ID, name) is not None
 
 
+def id_of(directory: pathlib.Path) -> str | None:
+    """That of a model in the hub's cache; None: the directory is elsewhere."""
+    found = re.fullmatch(r"models--(.+?)--(.+)", directory.parent.parent.name)
+    cached = found is not None and directory.parent.name == "snapshots"
+    return f"{found[1]}/{found[2]}" if cached else None
+
+
 @functools.cache
 def fetch(name: str, weights: bool = False) -> pathlib.Path:
     """The directory of a model of the hub, on this machine; what is not there yet is fetched.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vjax.timeline import RequestError
 
+LARGEST = 100.0  # scale, either way
 EXPERTS = {"high": "dit", "low": "low"}  # by the noise that they are made for, and our names
 _NAMED = re.compile(r"(?P<file>.+?)(?:@(?P<expert>high|low))?(?::(?P<scale>[^:/\\]*))?", re.DOTALL)
 
@@ -51,9 +52,10 @@ def parse(text: str) -> Lora:
         number = 1.0 if scale is None else float(scale)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise RequestError(
-            f"{scale[:40]!r} is no scale of a LoRA: write FILE:0.8, FILE@high:0.8 or FILE@low."
+            f"{scale[:40]!r} is no scale of a LoRA, from -{LARGEST:g} to {LARGEST:g}: write "
+            "FILE:0.8, FILE@high:0.8 or FILE@low."
         )
     expert: Any = found["expert"]
     return Lora(found["file"], number, expert)
@@ -85,7 +87,11 @@ def _one(given: Any) -> Lora:
         if isinstance(file, str | os.PathLike):
             if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
                 raise RequestError(f"The scale of {file} is a number, such as 0.8, not {scale!r}.")
-            if not math.isfinite(scale):
-                raise RequestError(f"The scale of {file} is a finite number, not {scale}.")
+            number: Any = scale
+            if not -LARGEST <= number <= LARGEST:
+                raise RequestError(
+                    f"The scale of {file} is a number from -{LARGEST:g} to {LARGEST:g}, not "
+                    f"{str(scale)[:40]}."
+                )
             return dataclasses.replace(parse(os.fspath(file)), scale=float(scale))
     raise RequestError(f'A LoRA is "FILE", "FILE:0.8" or ("FILE", 0.8); got {given!r}.')

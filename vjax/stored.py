@@ -151,6 +151,12 @@ class Piece(NamedTuple):
         return value
 
     def no_number(self) -> BundleError:
+        """What is said where not all of it is numbers."""
+        if self.added is not None and sound(self._replace(added=None).read(slice(None))):
+            return BundleError(
+                f"With the LoRA files {self.tensor.name} holds NaN or infinite numbers: give them "
+                "smaller scales, or leave them out."
+            )
         return BundleError(f"{self.tensor.file}: {self.tensor.name} holds NaN or infinite numbers.")
 
 
@@ -165,7 +171,7 @@ def _fill(where: np.ndarray, piece: Piece, way: Way) -> None:
     whole = each >= rows or piece.added is not None or way.turn not in (None, _MATRIX)
     for start in [0] if whole else range(0, rows, each):
         part = piece.read(slice(None) if whole else slice(start, start + each))
-        if not _sound(part):
+        if not sound(part):
             raise piece.no_number()
         if way.turn == _MATRIX:
             _turn(where[:, start : start + len(part)], part)
@@ -181,7 +187,8 @@ def _turn(where: np.ndarray, part: np.ndarray) -> None:
         _bits(where)[:, start : start + _ROWS] = _bits(rows).T
 
 
-def _sound(x: np.ndarray) -> bool:
+def sound(x: np.ndarray) -> bool:
+    """Whether all of it is numbers."""
     strips = np.array_split(x.reshape(-1), max(1, x.nbytes // _STRIP))
     if x.dtype != jnp.bfloat16:
         return all(np.isfinite(strip).all() for strip in strips)
@@ -249,7 +256,7 @@ def _placed(leaves: list[tuple[Stored, Place]]) -> Iterator[Any]:
         work.append((leaf, place, pieces))
     parts = _ahead(reads)
     for leaf, place, pieces in work:
-        value, sound = None, []
+        value, numbers = None, []
         inside = jax.tree.map(_layer_of, place) if leaf.source.stacked else place
         for piece in pieces:
             part, good = _turned(next(parts), leaf.source.way, leaf.dtype, leaf.int8, inside)
@@ -259,10 +266,10 @@ def _placed(leaves: list[tuple[Stored, Place]]) -> Iterator[Any]:
                 if value is None:
                     value = _zeros(leaf.abstract, place)
                 value = _inserted(value, part, np.int32(piece.place.start), place)
-            sound.append(good)
-            if len(sound) > _AHEAD:  # what is read does not run ahead of what is done with it
-                sound[-1 - _AHEAD].block_until_ready()
-        for piece, good in zip(pieces, sound, strict=True):
+            numbers.append(good)
+            if len(numbers) > _AHEAD:  # what is read does not run ahead of what is done with it
+                numbers[-1 - _AHEAD].block_until_ready()
+        for piece, good in zip(pieces, numbers, strict=True):
             if not good:
                 raise piece.no_number()
         yield value

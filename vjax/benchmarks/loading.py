@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from vjax import convert, stored, weights
 from vjax.benchmarks import rounds
-from vjax.config import DiTConfig
+from vjax.config import ConfigError, DiTConfig
 from vjax.convert import loading
 
 _BLOCK = 2**24  # bytes
@@ -30,6 +31,9 @@ def load(model: str | None, gigabytes: float) -> dict[str, float]:
     if model is not None:
         return _measured(weights.open(model, ("dit",)).params["dit"])
     with tempfile.TemporaryDirectory(prefix="vjax-bench-") as place:
+        free = shutil.disk_usage(place).free
+        if free < 1.1e9 * gigabytes:
+            raise ConfigError(f"{place} has {free / 1e9:.3g} GB free: ask for fewer --gigabytes.")
         return _measured(_written(pathlib.Path(place), gigabytes))
 
 

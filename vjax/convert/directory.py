@@ -134,6 +134,11 @@ def read(directory: pathlib.Path, name: str) -> ModelConfig:
         "vae": _read(directory, "vae", lambda: _vae(vae)),
         "text": _read(directory, "text", lambda: _text(text)),
     }
+    if (image is None) != (networks["dit"].image_width is None):
+        raise ConfigError(
+            f"{directory / 'model_index.json'}: an image_encoder and a transformer with image_dim "
+            "go together, and one is missing."
+        )
     if image is not None:
         pixels = directory / "image_processor" / "preprocessor_config.json"
         processor = described(pixels) if pixels.is_file() else {}
@@ -311,8 +316,8 @@ def _schedule(directory: pathlib.Path, index: Json) -> dict[str, Any]:
     if not file.is_file():
         return {}
     config = described(file)
-    listed = index.get("scheduler") or [None, None]
-    kind = config.get("_class_name", listed[-1])
+    listed = index.get("scheduler")
+    kind = config.get("_class_name", listed[-1] if listed and isinstance(listed, list) else None)
     if kind == "FlowMatchEulerDiscreteScheduler":
         _known(file, config, {**_EULER_IS, **_SIGMAS_ARE})
         found = {"solver": "euler", "schedule": "flow_match", "shift": config.get("shift", 1.0)}

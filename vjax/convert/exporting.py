@@ -18,7 +18,7 @@ from vjax.config import DiTConfig
 from vjax.convert import Source, loading
 from vjax.convert.directory import FOLDERS
 from vjax.loras import Lora
-from vjax.stored import Stored
+from vjax.stored import Stored, sound
 from vjax.tensors import BundleError
 
 _DITS = ("dit", "low")
@@ -26,7 +26,7 @@ _DITS = ("dit", "low")
 
 def export(
     name: str, directory: pathlib.Path, base: str | None = None, loras: Sequence[Lora] = ()
-) -> None:
+) -> tuple[str, ...]:
     """Writes a model as diffusers loads it.
 
     All but the DiT, or both of them, is copied. Their files, tensors and types are those of the
@@ -38,9 +38,12 @@ def export(
         base: the published model that it was made from; None: it is one itself.
         loras: what is added to its weights.
 
+    Returns:
+        Notes on what was made of these files.
+
     Raises:
         BundleError: something is in the directory, a model cannot be read, the two have not the
-            same DiT, or a file cannot be written.
+            same DiT, weights become infinite, or a file cannot be written.
     """
     directory = directory.resolve()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
@@ -59,9 +62,13 @@ def export(
     if differ := [part for part in parts if getattr(model, part) != getattr(other, part)]:
         raise BundleError(f"{name} was not made from {base}: its {', '.join(differ)} differs.")
     weights.open(base)  # which must be whole
-    params = weights.open(name, _DITS, loras).params
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    work = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    bundle = weights.open(name, _DITS, loras)
+    params = bundle.params
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be written: {error.strerror}.") from error
     replaced = {str(place / FOLDERS[network]) for network in params}
 
     def left_out(folder: str, names: list[str]) -> list[str]:
@@ -76,10 +83,14 @@ def export(
                 _write(work / FOLDERS[network] / file.name, file, made)
         work.chmod(0o755)
         work.rename(directory)  # in the place of an empty one
+    except shutil.Error as error:  # of several files, each with its reason
+        (*_, reason), *_ = error.args[0]
+        raise BundleError(f"{directory} cannot be written: {reason}.") from error
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{directory} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    return bundle.notes
 
 
 def _made(config: DiTConfig, params: models.Params) -> dict[str, Callable[[], np.ndarray]]:
@@ -108,7 +119,15 @@ def _write(
     """A file as another one, but for the tensors that are made."""
     found = {}
     for name, tensor in tensors.header(like).items():
-        value = made[name]().astype(tensors.DTYPES[tensor.dtype]) if name in made else tensor.read()
+        value = made[name]() if name in made else tensor.read()
+        if name in made:
+            with np.errstate(over="ignore"):
+                value = value.astype(tensors.DTYPES[tensor.dtype], copy=False)
+            if not sound(value):
+                raise BundleError(
+                    f"{like.name}: {name} would hold NaN or infinite numbers as {tensor.dtype}: is "
+                    "the model whole, and are LoRA files given at scales that they were made for?"
+                )
         found[name] = np.ascontiguousarray(value).reshape(tensor.shape)
     save_file(found, file, tensors.metadata(like))
     file.chmod(0o644)

@@ -76,6 +76,7 @@ class Change:
     up: Tensor
     down: Tensor | None = None
 
+    @np.errstate(over="ignore", invalid="ignore")  # what becomes infinite is found in the sum
     def rows(self, rows: slice) -> np.ndarray:
         """Of some rows, in float32.
 
@@ -325,7 +326,7 @@ def _changes(
     made: dict[str, Change | Misfit] = {}
     if up is not None:
         rank, columns = down.shape[0] if down.shape else 0, math.prod(down.shape[1:])
-        if not rank or math.prod(up.shape[1:]) != rank:
+        if not rank or not up.shape or math.prod(up.shape[1:]) != rank:
             raise BundleError(
                 f"{file}: {up.name} {up.shape} and {down.name} {down.shape} have no rank in common."
             )

@@ -4,6 +4,7 @@ No second copy of anything is made. What is added is computed in float32 for the
 and the sum becomes whatever type the model has then.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,10 @@ def _read(
         return {}, []
     if config.dit is None:
         raise BundleError(f"{config.name} has no transformer that a LoRA could change.")
+    again = collections.Counter((each.file, each.expert) for each in loras)
+    for (file, _), count in again.items():
+        if count > 1:
+            raise BundleError(f"{file} is given {count} times: give it a larger scale.")
     experts = ["dit"] if config.boundary is None else ["dit", "low"]
     found: dict[str, dict[str, list[Change]]] = {expert: {} for expert in experts}
     notes = []
