@@ -11,6 +11,9 @@ shown to the DiT as its sampler shows them; buckets for VACE may have `boxes` an
 `--lora=None` all of the DiT. A bundle is tuned in the same way. What is written is a file that
 diffusers' `load_lora_weights` reads as well, or a bundle, which `vjax.export` writes as diffusers
 reads it.
+
+The batch of 8 is for eight devices; on one, `--mesh.fsdp=1` puts all clips of it there, eight times
+the time of an update. How well the result follows its clips has not been measured.
 """
 
 from vjax.config import (
