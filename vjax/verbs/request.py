@@ -42,9 +42,9 @@ def parse_size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
-        raise RequestError(
-            f"{typed.shown(text)} is no size: write width x height, such as 96x96."
-        ) from None
+        width = height = 0
+    if min(width, height) < 1:
+        raise RequestError(f"{typed.shown(text)} is no size: write width x height, such as 96x96.")
     return width, height
 
 
