@@ -16,16 +16,28 @@ from vjax.config import Bucket, DataConfig, Group, RunConfig, Stage
 DIT = validation.load_config(str(pathlib.Path(__file__).with_name("world_dit.py")))
 
 
-def mixture(height: int, width: int, share: float, anchors: int = 0) -> Group:
-    """One update: pictures and two lengths of clips, some of which know later frames."""
-    buckets = (
-        Bucket(1, height, width, batch=160, time_mean=1.6),
-        Bucket(17, height, width, batch=160, time_mean=2.2),
-        Bucket(33, height, width, batch=128, time_mean=2.4),
-    )
-    if anchors:
-        buckets += (Bucket(33, height, width, batch=48, anchors=anchors, time_mean=2.4),)
-    return Group(buckets, share)
+PICTURES = Bucket(1, 96, 96, batch=160, time_mean=1.6)
+CLIPS = Bucket(17, 96, 96, batch=160, time_mean=2.2)
+LONG = Bucket(33, 96, 96, batch=128, time_mean=2.4)
+# Each has programs of its own, which compile at once: the fewer, the sooner the first update.
+GROUPS = (
+    Group((PICTURES, CLIPS, LONG, dataclasses.replace(LONG, batch=48, anchors=2)), share=0.6),
+    *(
+        Group(tuple(dataclasses.replace(b, height=h, width=w) for b in (PICTURES, CLIPS)), 0.08)
+        for h, w in ((80, 128), (128, 80))
+    ),
+    # What verbs know beyond words, see `world_verbs.py`.
+    Group(
+        (
+            PICTURES,
+            dataclasses.replace(CLIPS, batch=64, spans=True),
+            dataclasses.replace(CLIPS, batch=64, boxes=True),
+            dataclasses.replace(CLIPS, batch=64, references=1),
+            dataclasses.replace(LONG, batch=48, anchors=8),
+        ),
+        share=0.24,
+    ),
+)
 
 
 def get_config() -> RunConfig:
@@ -34,11 +46,7 @@ def get_config() -> RunConfig:
         name="world_dit_gpu",
         stages=(
             Stage(
-                groups=(
-                    mixture(96, 96, share=0.8, anchors=2),
-                    mixture(80, 128, share=0.1),
-                    mixture(128, 80, share=0.1),
-                ),
+                groups=GROUPS,
                 steps=2500,
                 learning_rate=3e-3,
                 warmup=60,

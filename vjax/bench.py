@@ -98,9 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
         results["device"] = jax.devices()[0].device_kind
         if beside:
             peers.sizes()  # says whether torch can use it
+        if not options.json:
+            _print(results)
         for name in wanted or parts:
             try:
-                results |= parts[name]()
+                found = parts[name]()
+                results |= found
+                if not options.json:  # parts can take minutes
+                    _print(found)
             except Exception as error:  # whatever it is, the other parts have their figures
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 print(f"vjax.bench: {name} failed: {kind}{error}", file=sys.stderr)
@@ -111,20 +116,25 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:  # finished parts have their figures, too
         print("vjax.bench: interrupted.", file=sys.stderr)
         status = ending.status(interrupt)
-    peak = results.get("matmul_gflops_per_second")
+    peak, shares = results.get("matmul_gflops_per_second"), {}
     for name, devices in (("train", jax.device_count()), ("sample", 1)):
         reached = results.get(f"{name}_model_gflops_per_second")
         if peak and reached:
-            results[f"{name}_share_of_matmul"] = reached / (peak * devices)
+            shares[f"{name}_share_of_matmul"] = reached / (peak * devices)
     if options.json:
-        print(json.dumps(results))
+        print(json.dumps(results | shares))
     else:
-        for key, value in results.items():
-            if isinstance(value, dict):
-                print("\n".join(peers.table(key, value)))
-            else:
-                print(f"{key:32} {value if isinstance(value, str) else format(value, '.4g')}")
+        _print(shares)
     return status
+
+
+def _print(results: dict) -> None:
+    for key, value in results.items():
+        if isinstance(value, dict):
+            print("\n".join(peers.table(key, value)), flush=True)
+        else:
+            said = value if isinstance(value, str) else format(value, ".4g")
+            print(f"{key:32} {said}", flush=True)
 
 
 if __name__ == "__main__":
