@@ -408,6 +408,11 @@ def test_what_cannot_be_made_is_refused_before_any_compile(timeline, options, me
             pipe().stream(timeline, **options)  # at once, not when the first piece is asked for
 
 
+def test_options_that_are_none_are_named():
+    with pytest.raises(TypeError, match="step is no option of sampling: choose from steps, guid"):
+        pipe().stream(SHORT, step=4)
+
+
 def test_words_that_the_model_cannot_know_are_named():
     assert pipe().plan(vjax.text("A red circle, moves right.")).warnings == ()
     (warning,) = pipe().plan(vjax.text("a red dragon moves; swiftly")).warnings

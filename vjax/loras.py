@@ -47,18 +47,9 @@ def parse(text: str) -> Lora:
         if not text:
             raise RequestError("a LoRA is named by its file, FILE or FILE:0.8.")
         return Lora(text)
-    scale = found["scale"]
-    try:
-        number = 1.0 if scale is None else float(scale)
-    except ValueError:
-        number = math.nan
-    if not abs(number) <= LARGEST:
-        raise RequestError(
-            f"{scale[:40]!r} is no scale of a LoRA, from -{LARGEST:g} to {LARGEST:g}: write "
-            "FILE:0.8, FILE@high:0.8 or FILE@low."
-        )
+    scale = 1.0 if found["scale"] is None else _scale(found["scale"])
     expert: Any = found["expert"]
-    return Lora(found["file"], number, expert)
+    return Lora(found["file"], scale, expert)
 
 
 def of(given: Any) -> tuple[Lora, ...]:
@@ -85,13 +76,18 @@ def _one(given: Any) -> Lora:
     if isinstance(given, tuple | list) and len(given) == 2:
         file, scale = given
         if isinstance(file, str | os.PathLike):
-            if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
-                raise RequestError(f"The scale of {file} is a number, such as 0.8, not {scale!r}.")
-            number: Any = scale
-            if not -LARGEST <= number <= LARGEST:
-                raise RequestError(
-                    f"The scale of {file} is a number from -{LARGEST:g} to {LARGEST:g}, not "
-                    f"{str(scale)[:40]}."
-                )
-            return dataclasses.replace(parse(os.fspath(file)), scale=float(scale))
+            return dataclasses.replace(parse(os.fspath(file)), scale=_scale(scale))
     raise RequestError(f'A LoRA is "FILE", "FILE:0.8" or ("FILE", 0.8); got {given!r}.')
+
+
+def _scale(given: Any) -> float:
+    try:
+        number = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise RequestError(
+            f"{str(given)[:40]!r} is no scale of a LoRA, a number from -{LARGEST:g} to "
+            f"{LARGEST:g}: write FILE:0.8, FILE@high:0.8 or FILE@low."
+        )
+    return number

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from vjax.config import MeshConfig
 from vjax.loras import Lora
@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from vjax.recipe import Recipe
     from vjax.rewriting import Rewritten
 
-SAMPLING = ("steps", "guidance", "low_guidance", "solver", "shift")
+
+class Sampling(TypedDict, total=False):
+    """How to sample, where it is not as the model prefers: fields of a `SamplerConfig`, or None."""
+
+    steps: int | None
+    guidance: float | None
+    low_guidance: float | None
+    solver: str | None
+    shift: float | None
+
+
+SAMPLING = tuple(Sampling.__annotations__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from vjax import loras, memory, planning, progress, weights
 from vjax import method as methods
 from vjax.config import MeshConfig
 from vjax.method import Method
+from vjax.order import SAMPLING, Sampling
 from vjax.parallel import mesh as meshes
 from vjax.planning import Plan
 from vjax.rollout import Rollout, SamplingError
@@ -76,24 +77,21 @@ class Pipeline(Rollout):
         timeline: Timeline | Plan,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        low_guidance: float | None = None,
-        solver: str | None = None,
-        shift: float | None = None,
         noise: Float[Array | np.ndarray, "B t h w C"] | None = None,
         variations: int | None = None,
         on_step: Callable[[int], bool | None] | None = None,
+        **sampling: Unpack[Sampling],
     ) -> UInt8[np.ndarray, "T H W 3"] | UInt8[np.ndarray, "B T H W 3"]:
         """The video of a timeline, at `plan(timeline).fps` frames a second.
 
         Args:
             seed: decides the initial noise; the same request, seed and machine give the same bytes.
-            steps, guidance, solver, shift: how to sample; None: as the model prefers.
-            low_guidance: of the second expert of a model with two; None: `guidance`, if given.
             noise: initial latents in place of the seed's, to repeat a run made elsewhere.
             variations: this many videos, with seeds `seed`, `seed` + 1, …, stacked.
             on_step: is told after every step how many are done; True stops, with `Cancelled`.
+            **sampling: `steps`, `guidance`, `solver`, `shift`: how to sample; None, or not given:
+                as the model prefers. `low_guidance` is that of the second expert of a model with
+                two, where it is not `guidance`.
 
         Raises:
             RequestError: the model cannot make what is asked for. Nothing has been computed then.
@@ -101,16 +99,7 @@ class Pipeline(Rollout):
                 that were whole by then are the error's `finished`.
         """
         count = 1 if variations is None else variations
-        plan, method = self.check(
-            timeline,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            low_guidance=low_guidance,
-            solver=solver,
-            shift=shift,
-            variations=count,
-        )
+        plan, method = self.check(timeline, seed=seed, variations=count, **sampling)
         if noise is not None:
             self._check_noise(noise, plan, count)
         # In turn: each video has the bytes that it has alone, and memory does not grow.
@@ -134,27 +123,15 @@ class Pipeline(Rollout):
         timeline: Timeline | Plan,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        low_guidance: float | None = None,
-        solver: str | None = None,
-        shift: float | None = None,
         on_step: Callable[[int], bool | None] | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Iterator[UInt8[np.ndarray, "t H W 3"]]:
         """The same video as that of a call, in pieces, as they are made.
 
         Memory does not grow with its length. Arguments and errors are those of a call; the request
         is checked at once, before the first piece is asked for.
         """
-        plan, method = self.check(
-            timeline,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            low_guidance=low_guidance,
-            solver=solver,
-            shift=shift,
-        )
+        plan, method = self.check(timeline, seed=seed, **sampling)
 
         def frames() -> Iterator[np.ndarray]:
             with progress.Steps(plan.windows * method.steps, on_step=on_step) as watched:
@@ -168,13 +145,9 @@ class Pipeline(Rollout):
         requests: Sequence[Timeline],
         seeds: Sequence[int],
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        low_guidance: float | None = None,
-        solver: str | None = None,
-        shift: float | None = None,
         start: tuple[UInt8[np.ndarray, "B T H W 3"], float] | None = None,
         on_step: Callable[[int], bool | None] | None = None,
+        **sampling: Unpack[Sampling],
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """The videos of several timelines at once; each is made from its own seed and prompts.
 
@@ -186,15 +159,8 @@ class Pipeline(Rollout):
         Raises:
             RequestError: the model cannot make one of them, or not all at once.
         """
-        how: dict[str, Any] = {
-            "steps": steps,
-            "guidance": guidance,
-            "low_guidance": low_guidance,
-            "solver": solver,
-            "shift": shift,
-        }
         checked = [
-            self.check(each, seed=seed, at_once=len(requests), **how)
+            self.check(each, seed=seed, at_once=len(requests), **sampling)
             for each, seed in zip(requests, seeds, strict=True)
         ]
         plans, method = [plan for plan, _ in checked], checked[0][1]
@@ -236,13 +202,9 @@ class Pipeline(Rollout):
         timeline: Timeline | Plan,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        low_guidance: float | None = None,
-        solver: str | None = None,
-        shift: float | None = None,
         variations: int = 1,
         at_once: int = 1,
+        **sampling: Unpack[Sampling],
     ) -> tuple[Plan, Method]:
         """Raises RequestError for what this model cannot make, before anything is computed."""
         if not isinstance(timeline, Timeline | Plan):
@@ -256,16 +218,12 @@ class Pipeline(Rollout):
         if not _is_whole(seed) or not 0 <= seed <= 2**32 - variations:
             last = "" if variations == 1 else f", and the last of {variations} variations has one"
             raise RequestError(f"A seed is a whole number from 0 to {2**32 - 1}{last}; got {seed}.")
-        if low_guidance is not None and self.config.boundary is None:
+        if unknown := sampling.keys() - SAMPLING:
+            names = ", ".join(sorted(unknown))
+            raise TypeError(f"{names} is no option of sampling: choose from {', '.join(SAMPLING)}.")
+        if sampling.get("low_guidance") is not None and self.config.boundary is None:
             raise RequestError(f"{self.config.name} has no second expert for low_guidance.")
-        asked: dict[str, Any] = {
-            "steps": steps,
-            "guidance": guidance,
-            "low_guidance": low_guidance,
-            "solver": solver,
-            "shift": shift,
-        }
-        method = methods.of(plan, self.config.sampler, asked)
+        method = methods.of(plan, self.config.sampler, sampling)
         self._check_memory(plan, method)
         if self.mesh is not None and not self.in_place:
             try:
