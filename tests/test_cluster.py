@@ -4,33 +4,36 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import json
+import itertools
 import os
 import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
+import types
+from typing import NoReturn
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+from forked import Forked
 from safetensors.numpy import load_file
+from test_minutes import Brightness
 
 from vjax import making, validation, video, weights
 from vjax import train as trainer
 from vjax.arguments import parse
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
+from vjax.data import loader
 from vjax.parallel import cluster, meeting
 from vjax.parallel.cluster import Processes
 from vjax.rewriting import Rewritten
 from vjax.timeline import RequestError
-from vjax.training import vae
+from vjax.training import checkpoint, minutes, start, vae
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.process import Interrupt, StopSignal
 
@@ -397,14 +400,6 @@ def test_a_directory_that_is_not_shared_is_refused_everywhere(three, tmp_path, m
 
 # --- Real processes ------------------------------------------------------------------------------
 
-PROGRAM = """
-import itertools, os, signal, sys, time, types
-import jax, numpy as np
-from test_minutes import Brightness
-from vjax import train
-from vjax.data import loader
-from vjax.parallel import cluster
-from vjax.training import checkpoint, minutes, start, vae
 
 class Shown(Brightness):
     def check(self, bucket, devices):
@@ -412,50 +407,48 @@ class Shown(Brightness):
 
     preview = vae.VAETask.preview
 
-start.TASKS["vae"] = Shown
-index, faults = int(os.environ.get("JAX_PROCESS_ID", 0)), json.loads(sys.argv[1])
-time.sleep(faults.get("late", [0] * 9)[index])
-tenths, shift = itertools.count(), faults.get("shift", [0] * 9)[index]
-clock = types.SimpleNamespace(  # a tenth of a second an update
-    monotonic=lambda: shift + 0.1 * next(tenths), perf_counter=time.perf_counter
-)
-if "shift" in faults:
-    train.time = minutes.time = clock
-cluster._SILENT, cluster._BEAT = faults.get("silent", 60), 0.5
 
-def source(config, seed, fps, held_out=False):
-    return numbered
+def train(faults: dict, *arguments: str) -> NoReturn:
+    """One process of a run."""
+    start.TASKS["vae"] = Shown
+    index = int(os.environ["JAX_PROCESS_ID"])
+    time.sleep(faults.get("late", [0] * 9)[index])
+    if "shift" in faults:  # a tenth of a second an update
+        tenths, shift = itertools.count(), faults["shift"][index]
+        clock = types.SimpleNamespace(
+            monotonic=lambda: shift + 0.1 * next(tenths), perf_counter=time.perf_counter
+        )
+        trainer.time = minutes.time = clock
+    cluster._SILENT, cluster._BEAT = faults.get("silent", 60), 0.5
+    take, checksum, leave = loader.Stream.take, checkpoint._checksum, Processes.leave
 
-def numbered(clip, bucket, one_thing):  # a clip shows its own number
-    return np.full((bucket.frames, bucket.height, bucket.width, 3), clip, np.uint8), "", ""
+    def numbered(clip, bucket, one_thing):  # a clip shows its own number
+        shape = (bucket.frames, bucket.height, bucket.width, 3)
+        return np.full(shape, clip, np.uint8), "", ""
 
-take, checksum, leave = loader.Stream.take, checkpoint._checksum, cluster.Processes.leave
+    def taking(self, update):
+        if [index, update.step] == faults.get("raises"):
+            raise ValueError("what this host alone has")
+        parts = take(self, update)
+        for _, arrays in parts:
+            shards = [np.asarray(s.data) for s in arrays["video"].addressable_shards]
+            clips = {int(clip) for shard in shards for clip in shard[:, 0, 0, 0, 0]}
+            print("step", update.step, "took", *sorted(clips), flush=True)
+        return parts
 
-def taking(self, update):
-    if [index, update.step] == faults.get("raises"):
-        raise ValueError("what this host alone has")
-    parts = take(self, update)
-    for _, arrays in parts:
-        shards = [np.asarray(s.data) for s in arrays["video"].addressable_shards]
-        clips = {int(clip) for shard in shards for clip in shard[:, 0, 0, 0, 0]}
-        print("step", update.step, "took", *sorted(clips), flush=True)
-    return parts
+    def dying(path):
+        print(f"read {path}\n", end="", flush=True)
+        if index == 0 and f"/{faults.get('dies in', 'never')}." in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return checksum(path)
 
-def dying(path):
-    print(f"read {path}\\n", end="", flush=True)
-    if index == 0 and f"/{faults.get('dies in', 'never')}." in str(path):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return checksum(path)
+    def leaving(self):
+        time.sleep(faults.get("slow", [0] * 9)[index])
+        leave(self)
 
-def leaving(self):
-    time.sleep(faults.get("slow", [0] * 9)[index])
-    leave(self)
-
-loader.make_source, loader.Stream.take, checkpoint._checksum = source, taking, dying
-cluster.Processes.leave = leaving
-cluster.end(lambda: train.main(sys.argv[2:]))
-"""
-PROGRAM = "import json" + PROGRAM
+    loader.make_source = lambda *_, **__: numbered
+    loader.Stream.take, checkpoint._checksum, Processes.leave = taking, dying, leaving
+    cluster.end(lambda: trainer.main([*arguments]))
 
 
 def config(directory, **changes) -> RunConfig:
@@ -484,39 +477,23 @@ def several(run: RunConfig, count: int, port: int, *more, then=None, own=None, *
     text = f"from vjax import validation, config\n\n\ndef get_config():\n    return validation.from_dict(config.RunConfig, {validation.to_dict(run)!r})\n"  # noqa: E501
     (directory / "config.py").write_text(text)
     environment = {
-        **os.environ,
-        "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(count),
     }
-    running = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-c", PROGRAM, json.dumps(faults)),
-                *(str(directory / "config.py"), *more, *(own or {}).get(i, ())),
-            ],
-            env={**environment, "JAX_PROCESS_ID": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(count)
-    ]
+    running = []
     try:
+        for i in range(count):
+            arguments = (str(directory / "config.py"), *more, *(own or {}).get(i, ()))
+            named = {**environment, "JAX_PROCESS_ID": str(i)}
+            running.append(Forked(directory, named, train, faults, *arguments))
         if then is not None:
             then(*running)
-        logs = [process.communicate(timeout=300)[0] for process in running]
+        statuses = [process.status() for process in running]
     finally:
         for process in running:
             process.kill()
-    return [process.returncode for process in running], logs
-
-
-def after(step: int, process) -> None:
-    """Returns when a process has said that it made so many steps."""
-    while not process.stdout.readline().startswith(f"step {step}  loss"):
-        assert process.poll() is None
+    return statuses, ["".join(process.said) for process in running]
 
 
 def losses(log: str) -> dict[int, float]:
@@ -610,8 +587,8 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_nothing_is_lost(
     unbroken, bundle, tmp_path, port
 ):
     def stop(first, second):
-        after(2, first)
-        second.send_signal(signal.SIGTERM)
+        first.await_said("step 2  loss")
+        second.signal(signal.SIGTERM)
 
     run = config(tmp_path, init=bundle, checkpoint_every=100)
     statuses, logs = several(run, 2, port, then=stop)
@@ -674,14 +651,14 @@ def test_one_that_fails_and_one_that_hangs_end_the_others_soon(tmp_path, port):
     assert "/bundle" not in logs[0]
 
     def hang(first, second, *others):
-        after(3, first)
-        second.send_signal(signal.SIGSTOP)
-        assert [process.wait(200) for process in (first, *others)] == [1, 1, 1]
+        first.await_said("step 3  loss")
+        second.signal(signal.SIGSTOP)
+        assert [process.status(200) for process in (first, *others)] == [1, 1]
         second.kill()
 
-    (stage,) = config("nowhere").stages
-    run = config(tmp_path, stages=(dataclasses.replace(stage, steps=100_000),), name="other")
-    _, logs = several(run, 4, port, then=hang, silent=10)
+    long = Stage((Group((dataclasses.replace(BUCKET, batch=9),)),), steps=100_000)
+    run = config(tmp_path, stages=(long,), name="other")
+    _, logs = several(run, 3, port, then=hang, silent=10)
     for log in (logs[0], *logs[2:]):
         assert re.search(r"Process 1 on \S+ has been silent for 10 seconds\.", log)
 

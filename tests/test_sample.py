@@ -7,16 +7,20 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from typing import NoReturn
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from forked import Forked
 from PIL import Image
 from test_chat import served
 
@@ -654,6 +658,11 @@ def test_devices_share_one_video(bundle, here, capsys):
     nearly(shared, alone)
 
 
+def as_a_command(*arguments: str) -> NoReturn:
+    sys.argv[1:] = arguments
+    runpy.run_path(sample.__file__, run_name="__main__")
+
+
 def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
     media.write("picture.png", tiny.clip(1), None)
     media.write("character.png", tiny.clip(1, seed=3), None)
@@ -664,35 +673,27 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
     }
     same = ["--model", bundle]
-    command = [sys.executable, "-m", "vjax.sample", "storyboard", "board.yaml", *PROMPT, *same]
-    command += ["--character", "character.png", "--frames", "9"]
+    command = ["storyboard", "board.yaml", *PROMPT, *same]
+    command += ["--character", "character.png", "--frames", "9", "--out", "shared.mkv"]
 
     def both(*last, then=None):
-        running = [
-            subprocess.Popen(
-                [*command, "--out", "shared.mkv", *last[i]],
-                env={**environment, "JAX_PROCESS_ID": str(i)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i in range(2)
-        ]
+        running = []
         try:
+            for i, more in enumerate(last):
+                named = {**environment, "JAX_PROCESS_ID": str(i)}
+                running.append(Forked(here.parent, named, as_a_command, *command, *more))
             if then is not None:
                 then(*running)
-            said = [process.communicate(timeout=300) for process in running]
+            statuses = [process.status() for process in running]
         finally:
             for process in running:
                 process.kill()
-        return [process.returncode for process in running], said
+        return statuses, [process.said for process in running]
 
     # An endpoint that never says the same is asked by one, for all.
     with served(f"a red circle number {i} moves right" for i in range(9)) as (url, asked):
@@ -722,8 +723,8 @@ def test_two_processes_make_one_video_and_end_alike(bundle, here, capsys):
 
     # A signal to one stops all.
     def stop(first, second):
-        assert "shared-0.mkv\n" in first.stdout  # waits for it
-        second.terminate()
+        first.await_said("shared-0.mkv\n")
+        second.signal(signal.SIGTERM)
 
     many = ["--variations", "99"]
     statuses, said = both(many, many, then=stop)
