@@ -17,10 +17,11 @@ from vjax import validation
 from vjax.config import Bucket, ConfigError, DataConfig, Group, RunConfig, Stage
 from vjax.models.vae import to_float
 from vjax.parallel import mesh as meshes
-from vjax.training import minutes, start, vae
+from vjax.training import minutes, start
 from vjax.training.checkpoint import Checkpoints
 from vjax.training.minutes import TimedPlan
 from vjax.training.plan import Plan
+from vjax.training.vae import VAETask
 
 BUCKET = Bucket(frames=5, height=32, width=32, batch=8)
 SMALL = Bucket(frames=1, height=32, width=32, batch=8)
@@ -69,7 +70,7 @@ def test_a_run_that_gets_slower_ends_in_time_all_the_same(monkeypatch):
     assert [Plan((only,))[step].rate for step in range(3)] == rates
 
 
-class Brightness(vae.VAETask):
+class Brightness(VAETask):
     """A loss that compiles in no time and gives its parameters a gradient."""
 
     def loss(self, bucket, params, batch, key):
@@ -94,7 +95,10 @@ def test_a_run_by_the_clock_is_repeated_by_its_config(resident, tmp_path, monkey
     began = time.monotonic()
     clock = types.SimpleNamespace(monotonic=lambda: began + 0.1 * next(now))
     monkeypatch.setattr(minutes, "time", clock)  # a tenth of a second an update
-    model = dataclasses.replace(tiny.MODEL, dit=None, text=None)
+    vae = dataclasses.replace(
+        tiny.MODEL.vae, patch_size=4, dim_mult=(1, 1), temporal_downsample=(True,)
+    )
+    model = tiny.model(dit=None, text=None, vae=vae, frames=5)
     config = RunConfig(
         "run",
         "vae",
