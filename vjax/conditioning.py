@@ -141,7 +141,7 @@ def known_latents(
     if canvas.partly_known(start, stop) and not (beside(model) and not canvas.departs):
         # Something is known in part: encode the whole, and let each token keep its weakest pixel.
         # The last latent may reach beyond the end or a cut, where the last frame stands still.
-        end = canvas.frames if segment.cut is None else segment.cut
+        end = segment.end(canvas.frames)
         source, each = encode(canvas.between(start, stop, end)), []
         for n in range(latents):
             first = min(max(start + 1 + ratio * (n - 1), start), end - 1)
@@ -244,7 +244,7 @@ def given_beside(
     if not beside(model):
         return {}
     frames = 1 + model.vae.temporal_ratio * (segment.latents - 1)
-    end = canvas.frames if segment.cut is None else segment.cut
+    end = segment.end(canvas.frames)
 
     def strength(low: int, high: int) -> Float[np.ndarray, "t #H #W 1"]:
         kept = canvas.strength(min(low, end - 1), min(high, end))

@@ -47,10 +47,13 @@ class Segment:
             return found
         return [(min(start, self.cut - 1), min(stop, self.cut)) for start, stop in found]
 
+    def end(self, frames: int) -> int:
+        """The frame that it ends before, of a canvas of so many."""
+        return frames if self.cut is None else self.cut
+
     def last(self, frames: int, ratio: int) -> int:
         """The last frame on its grid, of a canvas of so many."""
-        end = frames if self.cut is None else self.cut
-        return min(end - 1, self.start + ratio * (self.latents - 1))
+        return min(self.end(frames) - 1, self.start + ratio * (self.latents - 1))
 
     @property
     def backwards(self) -> bool:
