@@ -447,6 +447,13 @@ def test_bad_loras_are_one_line_before_anything_is_made(tmp_path, monkeypatch, c
         assert said in err
 
 
+@pytest.mark.parametrize("scale", ["0.8", True, None, float("nan"), 101, -101])
+def test_a_pair_has_a_number_as_its_scale(scale):
+    with pytest.raises(RequestError, match=r"is no scale of a\.safetensors"):
+        loras.of([("a.safetensors", scale)])
+    assert loras.of([("a.safetensors", -100)]) == (Lora("a.safetensors", -100.0),)
+
+
 def test_four_steps_of_a_distilled_lora_are_at_its_times(t2v):
     pipe = vjax.load(t2v)
     asked = vjax.text("a red circle", size=(64, 64), frames=5)

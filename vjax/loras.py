@@ -47,9 +47,13 @@ def parse(text: str) -> Lora:
         if not text:
             raise RequestError("a LoRA is named by its file, FILE or FILE:0.8.")
         return Lora(text)
-    scale = 1.0 if found["scale"] is None else _scale(found["scale"])
+    scale = found["scale"]
+    try:
+        number = 1.0 if scale is None else float(scale)
+    except ValueError:
+        number = math.nan
     expert: Any = found["expert"]
-    return Lora(found["file"], scale, expert)
+    return Lora(found["file"], _checked(number, scale, found["file"]), expert)
 
 
 def of(given: Any) -> tuple[Lora, ...]:
@@ -76,18 +80,17 @@ def _one(given: Any) -> Lora:
     if isinstance(given, tuple | list) and len(given) == 2:
         file, scale = given
         if isinstance(file, str | os.PathLike):
-            return dataclasses.replace(parse(os.fspath(file)), scale=_scale(scale))
+            is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+            number = _checked(scale if is_number else math.nan, scale, file)
+            return dataclasses.replace(parse(os.fspath(file)), scale=number)
     raise RequestError(f'A LoRA is "FILE", "FILE:0.8" or ("FILE", 0.8); got {given!r}.')
 
 
-def _scale(given: Any) -> float:
-    try:
-        number = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+def _checked(number: Any, given: Any, file: str | os.PathLike) -> float:
+    """The number, which was given so."""
     if not abs(number) <= LARGEST:
         raise RequestError(
-            f"{str(given)[:40]!r} is no scale of a LoRA, a number from -{LARGEST:g} to "
+            f"{str(given)[:40]!r} is no scale of {file}, a number from -{LARGEST:g} to "
             f"{LARGEST:g}: write FILE:0.8, FILE@high:0.8 or FILE@low."
         )
-    return number
+    return float(number)
